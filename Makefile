@@ -1,0 +1,38 @@
+# make demo: from a bare clone to a graded sample class.   make test: everything CI runs.   make lab: JupyterLab on the course.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check release lab
+
+help:
+	@echo "make demo      install, build the releases, grade the sample class, write its report"
+	@echo "make lab       open the course in JupyterLab"
+	@echo "make test      lint, types, tests, and the course's check of itself"
+	@echo "make release   rebuild source notebooks and student versions after an edit"
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": set PYTHON=python3.x")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/python -m autograder demo
+
+lab: .venv/installed
+	$(BIN)/jupyter lab notebooks
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: .venv/installed
+	$(BIN)/python -m autograder check
+
+test: lint check
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+release: .venv/installed
+	$(BIN)/python -m autograder release
