@@ -1,0 +1,142 @@
+"""`check`: the course tests itself. The source earns everything, the release nothing, every wrong solution loses its
+part and nothing else, every right one keeps full marks, and nothing secret is in a release."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from rich.progress import Progress
+
+from autograder import variants
+from autograder.course import Course
+from autograder.exam import Exam
+from autograder.execute import Limits
+from autograder.pipeline import Result, grade, graded_part
+from autograder.source import sync
+from autograder.template import template
+from puzzles import catalog
+
+# The visible checks alone must catch this share of the wrong solutions.
+VISIBLE_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at, and what is wrong with it ("" if nothing)."""
+
+    subject: str
+    trouble: str
+
+
+def check(course: Course, assignment: str, seed: int, progress: Progress | None = None) -> Iterator[Finding]:
+    """Look at everything about one puzzle; a Finding for each thing looked at."""
+    exam = Exam(assignment, seed)
+    yield _metadata(course, assignment)
+    yield _in_sync(course, assignment)
+    yield _whole_run(course, assignment, exam, "source", 100.0)
+    yield _whole_run(course, assignment, exam, "release", 0.0)
+    yield _no_secrets(course, assignment)
+    yield from _variants(course, assignment, exam, progress)
+
+
+def _metadata(course: Course, assignment: str) -> Finding:
+    puzzle = catalog.puzzle(assignment)
+    notebook = variants.source(assignment, course.root)
+    graded = [part for cell in notebook.cells if (part := graded_part(cell))]
+    holes = [cell.id for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.nbgrader.solution]
+    parts = [part.id for part in puzzle.parts]
+    trouble = ""
+    if graded != parts or holes != parts:
+        trouble = f"holes {holes} and graded cells {graded} must both be the parts {parts}"
+    elif puzzle.points != 100:
+        trouble = f"the parts are worth {puzzle.points} points, not 100"
+    elif few := [part.id for part in puzzle.parts if len(part.hints) != 3]:
+        trouble = f"three hints are wanted, not so in {few}"
+    return Finding("metadata and notebook name the same parts, 100 points, three hints each", trouble)
+
+
+def _in_sync(course: Course, assignment: str) -> Finding:
+    stale = sync(course.root, (assignment,), write=False)
+    return Finding("the notebook is what its script says", "run `make release`" if stale else "")
+
+
+def _whole_run(course: Course, assignment: str, exam: Exam, which: str, wanted: float) -> Finding:
+    """Run a notebook down the whole grading road; also nothing on stderr and, unsolved or solved, no traceback."""
+    path = catalog.source_notebook if which == "source" else catalog.release_notebook
+    result = grade(template(assignment, course.root), path(assignment, course.root).read_bytes(), exam, Limits())
+    trouble = "; ".join(noise(result))
+    if result.score != wanted:
+        trouble = f"it earns {result.score:g}; {trouble} " + " ".join(v.message for v in result.verdicts if v.message)
+    return Finding(f"the {which}, run as it is, earns {wanted:g} and is quiet", trouble)
+
+
+def noise(result: Result) -> list[str]:
+    """What a graded notebook put on stderr or raised, but for NotImplementedError, by cell."""
+    return [
+        f"cell '{cell.id}': {output.get('ename', 'stderr')} {output.get('evalue', output.get('text', ''))[:200]}"
+        for cell in result.notebook.cells
+        for output in cell.get("outputs", [])
+        if (output.output_type == "error" and output.ename != "NotImplementedError") or output.get("name") == "stderr"
+    ]
+
+
+def _no_secrets(course: Course, assignment: str) -> Finding:
+    """No hidden test, no solution line, no output and no script in the release folder."""
+    path = catalog.release_notebook(assignment, course.root)
+    released = nbformat.read(path, as_version=4)
+    text = "\n".join(cell.source for cell in released.cells)
+    secrets = {line.strip() for line in _solution_lines(course.root, assignment) if len(line.strip()) > 12}
+    found = [line for line in secrets if line in text.splitlines() or f"    {line}" in text.splitlines()]
+    extra = [each.name for each in path.parent.iterdir() if each != path]
+    trouble = ""
+    if "HIDDEN TESTS" in text or "grade(" in text or "BEGIN SOLUTION" in text:
+        trouble = "it contains hidden tests or solution markers"
+    elif found:
+        trouble = f"it contains lines of the solution: {found[:3]}"
+    elif extra:
+        trouble = f"other files lie beside it: {extra}"
+    elif any(cell.get("outputs") for cell in released.cells):
+        trouble = "it contains outputs"
+    return Finding("nothing secret is in the release", trouble)
+
+
+def _solution_lines(course: Path, assignment: str) -> Iterator[str]:
+    for cell in variants.source(assignment, course).cells:
+        inside = False
+        for line in cell.source.split("\n"):
+            if "BEGIN SOLUTION" in line:
+                inside = True
+            elif "END SOLUTION" in line:
+                inside = False
+            elif inside:
+                yield line
+
+
+def _variants(course: Course, assignment: str, exam: Exam, progress: Progress | None) -> Iterator[Finding]:
+    notebook = variants.source(assignment, course.root)
+    wrong = list(variants.wrong_variants(assignment, course.root))
+    right = list(variants.right_variants(assignment, course.root))
+    advance = _advancing(progress, len(wrong) + len(right))
+    seen_by_eye = 0
+    for variant in [*wrong, *right]:
+        outcome = variants.try_variant(notebook, exam, variant.cells)
+        advance()
+        trouble = ""
+        if outcome.lost != variant.loses:
+            trouble = f"loses {sorted(outcome.lost) or 'nothing'}, should lose {sorted(variant.loses) or 'nothing'}"
+            trouble += "".join(f"; {outcome.verdicts[part].message}" for part in outcome.lost - variant.loses)
+        seen_by_eye += bool(variant.loses) and not variant.loses <= outcome.visible
+        yield Finding(f"{'wrong' if variant.loses else 'right'}: {variant.name}", trouble)
+    share = seen_by_eye / len(wrong) if wrong else 0.0
+    yield Finding(
+        f"visible checks alone catch {seen_by_eye} of {len(wrong)} wrong solutions ({share:.0%})",
+        "" if share >= VISIBLE_SHARE else f"at least {VISIBLE_SHARE:.0%} are wanted",
+    )
+
+
+def _advancing(progress: Progress | None, total: int) -> Callable[[], None]:
+    if progress is None:
+        return lambda: None
+    task = progress.add_task("trying solutions", total=total)
+    return lambda: progress.advance(task)

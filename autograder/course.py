@@ -1,0 +1,103 @@
+"""A course folder as nbgrader lays it out, and the nbgrader settings the course needs."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nbgrader.apps import NbGraderAPI
+from nbgrader.coursedir import CourseDirectory
+from traitlets.config import Config, PyFileConfigLoader
+
+from autograder.template import STUB
+from puzzles import catalog
+from puzzles.catalog import UserError
+
+
+def configure(config: Config) -> None:
+    """Set what stock nbgrader needs to know; a course's nbgrader_config.py calls this. See docs/architecture.md."""
+    config.CourseDirectory.course_id = "nanochat_puzzles"
+    # the percent scripts hold the solutions: nbgrader would copy them to the students
+    config.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "feedback", "*.py"]
+    config.ClearSolutions.code_stub = {"python": STUB}
+    config.Execute.timeout = 60
+    # Rebuild does the work of ClearOutput, DeduplicateIds, OverwriteKernelspec and OverwriteCells, and survives damage
+    config.Autograde.sanitize_preprocessors = [
+        "autograder.preprocessors.Rebuild",
+        "nbgrader.preprocessors.CheckCellMetadata",
+    ]
+    config.GenerateFeedback.preprocessors = [
+        "nbgrader.preprocessors.GetGrades",
+        "nbgrader.preprocessors.ClearHiddenTests",
+        "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
+    ]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one student handed in for one assignment: a folder."""
+
+    student: str
+    assignment: str
+    folder: Path
+
+    def read(self) -> bytes:
+        """The notebook's bytes. UserError if there is not exactly one notebook to take."""
+        named = self.folder / f"{self.assignment}.ipynb"
+        found = [named] if named.is_file() else sorted(self.folder.glob("*.ipynb"))
+        if len(found) != 1:
+            what = "no notebook" if not found else f"{len(found)} notebooks, none of them called {named.name}"
+            raise UserError(f"The submission has {what}: hand in one file, {named.name}.")
+        return found[0].read_bytes()
+
+
+class Course:
+    """A course folder: source/, release/, submitted/<student>/<assignment>/, autograded/, gradebook.db."""
+
+    def __init__(self, root: Path = catalog.ROOT) -> None:
+        self.root = root.resolve()
+        if not (self.root / "source").is_dir():
+            raise UserError(f"{root} is no course folder: it has no source/. Name one with --course DIR.")
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings of the course's own nbgrader_config.py; without one, the course's defaults."""
+        if (self.root / "nbgrader_config.py").exists():
+            return PyFileConfigLoader("nbgrader_config.py", path=str(self.root)).load_config()
+        config = Config()
+        configure(config)
+        return config
+
+    @cached_property
+    def nbgrader(self) -> NbGraderAPI:
+        """nbgrader's own API over this folder."""
+        directory = CourseDirectory(config=self.config, root=str(self.root))
+        return NbGraderAPI(directory, config=self.config)
+
+    @property
+    def db_url(self) -> str:
+        return self.nbgrader.coursedir.db_url
+
+    def assignments(self) -> list[str]:
+        """The puzzles this course has a source notebook of."""
+        return [p.id for p in catalog.puzzles() if catalog.source_notebook(p.id, self.root).exists()]
+
+    def submissions(self, assignment: str | None = None, student: str | None = None) -> Iterator[Submission]:
+        """What has been handed in, in the order of names."""
+        known = set(self.assignments())
+        for folder in sorted((self.root / "submitted").glob(f"{student or '*'}/{assignment or '*'}")):
+            if folder.is_dir() and folder.name in known:
+                yield Submission(folder.parent.name, folder.name, folder)
+
+    def autograded(self, submission: Submission) -> Path:
+        """Where the graded notebook of a submission lies."""
+        return self.root / "autograded" / submission.student / submission.assignment / f"{submission.assignment}.ipynb"
+
+
+def digest(*parts: bytes) -> str:
+    """A name for exactly these bytes."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(len(part).to_bytes(8, "big") + part)
+    return total.hexdigest()

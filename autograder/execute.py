@@ -1,0 +1,132 @@
+"""Run a notebook in a plain Jupyter kernel: a process of its own, with deadlines, without isolation.
+
+`execute` is one replaceable step of the pipeline: whatever runs a notebook needs only its signature.
+"""
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_async
+from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+
+from autograder.source import ORACLE_TAG
+from puzzles.submit import SOCKET_VARIABLE
+
+MAX_OUTPUT_CHARACTERS = 200_000
+_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Wall-clock seconds a cell and a whole notebook may take, and the threads torch may use."""
+
+    cell_seconds: float = 20.0
+    notebook_seconds: float = 180.0
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """An executed notebook. `trouble` says in a sentence why it did not run to the end, "" if it did."""
+
+    notebook: NotebookNode
+    seconds: float
+    trouble: str
+
+
+class _Client(NotebookClient):
+    """A notebook client that remembers where it is and stops collecting the output of a cell that floods."""
+
+    cell_name = ""
+    _collected = 0
+
+    def remember(self, cell: NotebookNode, **_: Any) -> None:
+        self.cell_name = cell.id
+        self._collected = 0
+
+    def output(
+        self, outs: list[NotebookNode], msg: dict, display_id: str | None, cell_index: int
+    ) -> NotebookNode | None:
+        self._collected += len(str(msg.get("content", "")))
+        if self._collected > MAX_OUTPUT_CHARACTERS and msg["msg_type"] == "stream":
+            return None
+        return super().output(outs, msg, display_id, cell_index)
+
+
+def execute(
+    notebook: NotebookNode, limits: Limits, referee_socket: Path | None = None, skip_tag: str = ORACLE_TAG
+) -> Run:
+    """Run every code cell of `notebook` (changed in place) in a fresh kernel. A cell that raises does not stop the run;
+    one that takes too long is interrupted, and all ends at the notebook's deadline or when the kernel dies.
+    Cells tagged `skip_tag` are left out. The kernel reaches the referee through `referee_socket`."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="notebook-", ignore_cleanup_errors=True) as folder:
+        client = _Client(
+            notebook,
+            timeout=limits.cell_seconds,
+            interrupt_on_timeout=True,
+            error_on_timeout=_timeout_reply(limits.cell_seconds),
+            allow_errors=True,
+            skip_cells_with_tag=skip_tag,
+            kernel_manager_class=AsyncKernelManager,
+            kernel_name="python3",
+            shutdown_kernel="immediate",
+            resources={"metadata": {"path": folder}},
+        )
+        client.on_cell_start = client.remember
+        trouble = asyncio.run(_run(client, limits, _environment(folder, limits, referee_socket)))
+    return Run(notebook, time.monotonic() - started, trouble)
+
+
+async def _run(client: _Client, limits: Limits, environment: dict[str, str]) -> str:
+    try:
+        await asyncio.wait_for(client.async_execute(env=environment), limits.notebook_seconds)
+    except TimeoutError:
+        return f"The notebook was stopped after {limits.notebook_seconds:g} s, in cell '{client.cell_name}'."
+    except DeadKernelError:
+        return f"The kernel died in cell '{client.cell_name}'; nothing after it ran."
+    finally:
+        # a cancelled run leaves its kernel: end it, whatever state it is in
+        if client.km is not None and await ensure_async(client.km.is_alive()):
+            with contextlib.suppress(RuntimeError):
+                await ensure_async(client.km.shutdown_kernel(now=True))
+    return ""
+
+
+def _timeout_reply(seconds: float) -> dict[str, Any]:
+    text = f"the cell was stopped after {seconds:g} s"
+    return {
+        "content": {"status": "error", "ename": "CellTimeoutError", "evalue": text, "traceback": [text]},
+        "msg_type": "execute_reply",
+        "parent_header": {},
+        "header": {},
+        "metadata": {},
+        "buffers": [],
+    }
+
+
+def _environment(folder: str, limits: Limits, referee_socket: Path | None) -> dict[str, str]:
+    """The kernel's whole environment: nothing of the grader's beyond what finding Python takes."""
+    import matplotlib
+
+    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    environment |= {
+        "HOME": folder,
+        "IPYTHONDIR": str(Path(folder) / ".ipython"),
+        # shared: building the font cache takes seconds, and a fresh home would build it each time
+        "MPLCONFIGDIR": matplotlib.get_configdir(),
+        "OMP_NUM_THREADS": str(limits.threads),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    if referee_socket:
+        environment[SOCKET_VARIABLE] = str(referee_socket)
+    return environment

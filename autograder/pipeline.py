@@ -1,0 +1,146 @@
+"""From the bytes of a submission to its verdicts: rebuild, execute, referee. What records them is in gradebook.py."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell, new_output
+
+from autograder.exam import Exam, Verdict
+from autograder.execute import Limits, execute
+from autograder.rebuild import Refused, rebuild
+from autograder.referee import Referee, listening
+from puzzles.show import line
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of grading one submission.
+
+    status: graded, or refused (there was no notebook to grade; every part is 0 and `notes` says why).
+    notebook: executed, the outputs of graded cells replaced by the referee's report.
+    """
+
+    status: str
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    notebook: NotebookNode
+
+    @property
+    def score(self) -> float:
+        return sum(verdict.score for verdict in self.verdicts)
+
+    @property
+    def max(self) -> float:
+        return sum(verdict.max for verdict in self.verdicts)
+
+
+def grade(template: NotebookNode, submission: bytes, exam: Exam, limits: Limits) -> Result:
+    """Grade one submission. Never raises for anything that is in the submission."""
+    try:
+        notebook, notes = rebuild(template, submission)
+    except Refused as refusal:
+        return refuse(template, str(refusal), exam)
+    referee = Referee(exam)
+    with listening(referee) as socket_path:
+        run = execute(notebook, limits, referee_socket=socket_path)
+    verdicts = {verdict.part: verdict for verdict in referee.verdicts(run.trouble or "No answers arrived.")}
+    for cell in run.notebook.cells:
+        _report(cell, verdicts)
+    if run.trouble:
+        notes.append(run.trouble)
+    return Result("graded", tuple(verdicts.values()), tuple(notes), run.seconds, run.notebook)
+
+
+def refuse(template: NotebookNode, reason: str, exam: Exam) -> Result:
+    """The result for a submission that holds no notebook: the empty template, with the reason on top, and no points."""
+    notebook = deepcopy(template)
+    verdicts = {part.id: exam.missing(part.id, reason) for part in exam.puzzle.parts}
+    for cell in notebook.cells:
+        _report(cell, verdicts)
+    notebook.cells.insert(0, new_markdown_cell(f"**This submission could not be graded.** {reason}", id="refused"))
+    return Result("refused", tuple(verdicts.values()), (reason,), 0.0, notebook)
+
+
+def grade_all(
+    jobs: Iterable[tuple[Any, Callable[[], Result]]], workers: int
+) -> Iterator[tuple[Any, Result | BaseException]]:
+    """Run the jobs (a key and a function each) on `workers` threads and yield (key, result) as they finish. What a job
+    raises is its result: one submission never stops another."""
+    with ThreadPoolExecutor(workers) as pool:
+        pending: dict[Future, Any] = {pool.submit(job): key for key, job in jobs}
+        try:
+            while pending:
+                done, _ = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    key = pending.pop(future)
+                    error = future.exception()
+                    yield key, error if error else future.result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def graded_part(cell: NotebookNode) -> str | None:
+    """The part a cell's hidden tests examine, or None for a cell that has none."""
+    nbgrader = cell.metadata.get("nbgrader", {})
+    if nbgrader.get("grade") and not nbgrader.get("solution") and cell.cell_type == "code":
+        return nbgrader["grade_id"].removeprefix("test-")
+    return None
+
+
+def _report(cell: NotebookNode, verdicts: dict[str, Verdict]) -> None:
+    """Replace what a graded cell printed by the ledger's verdict, in the form nbgrader reads a score from."""
+    part = graded_part(cell)
+    if part is None:
+        return
+    verdict = verdicts[part]
+    if verdict.status == "missing" and (stopped := _error_of(cell)):
+        verdict = replace(verdict, message=f"{verdict.message} {stopped}")
+        verdicts[part] = verdict
+    text = line(verdict.status, verdict.title, f"{verdict.score:g} of {verdict.max:g} points")
+    cell.execution_count = cell.execution_count or 1
+    cell.outputs = [
+        new_output("stream", name="stdout", text=f"{text}\n  {verdict.message}\n"),
+        new_output("execute_result", data={"text/plain": repr(verdict.score)}, execution_count=cell.execution_count),
+    ]
+
+
+def _error_of(cell: NotebookNode) -> str:
+    errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+    return f"{errors[0].ename}: {errors[0].evalue}." if errors else ""
+
+
+def to_json(student: str, assignment: str, result: Result) -> dict[str, Any]:
+    """A result as `grade --json` prints it."""
+    return {
+        "student": student,
+        "assignment": assignment,
+        "score": result.score,
+        "max": result.max,
+        "status": result.status,
+        "seconds": round(result.seconds, 2),
+        "notes": list(result.notes),
+        "parts": [verdict_json(verdict) for verdict in result.verdicts],
+    }
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as the commands print it."""
+    return {
+        "id": verdict.part,
+        "title": verdict.title,
+        "points": verdict.score,
+        "max": verdict.max,
+        "status": verdict.status,
+        "message": verdict.message,
+    }
+
+
+def dumps(document: dict[str, Any]) -> str:
+    return json.dumps(document, ensure_ascii=False, indent=2)

@@ -1,0 +1,51 @@
+"""The template a submission is laid into: the instructor's notebook without solutions, with hidden tests."""
+
+from pathlib import Path
+
+import nbformat
+from nbconvert.exporters.exporter import ResourcesDict
+from nbformat import NotebookNode
+from nbgrader.preprocessors import CheckCellMetadata, ClearOutput, ClearSolutions, ComputeChecksums, LockCells
+from traitlets.config import Config
+
+from puzzles import catalog
+
+# What a hole holds in the release.
+STUB = 'raise NotImplementedError("This hole is yours to fill.")'
+# What nbgrader's generate_assignment does before it saves the cells to the gradebook and strips the hidden tests.
+STEPS = (LockCells, ClearSolutions, ClearOutput, CheckCellMetadata, ComputeChecksums)
+
+
+def template(puzzle_id: str, course: Path = catalog.ROOT) -> NotebookNode:
+    """The template of a puzzle, with the checksums nbgrader's gradebook knows. UserError if the course lacks it."""
+    path = catalog.source_notebook(puzzle_id, course)
+    if not path.exists():
+        raise catalog.UserError(f"There is no {path}: the course has no source notebook of '{puzzle_id}'.")
+    notebook = nbformat.read(path, as_version=4)
+    config = Config()
+    config.ClearSolutions.code_stub = {"python": STUB}
+    for step in STEPS:
+        notebook, _ = step(config=config).preprocess(notebook, ResourcesDict())
+    return notebook
+
+
+def solution_cells(notebook: NotebookNode) -> dict[str, NotebookNode]:
+    """The cells a learner fills, by grade_id."""
+    return {
+        cell.metadata.nbgrader.grade_id: cell
+        for cell in notebook.cells
+        if cell.metadata.get("nbgrader", {}).get("solution")
+    }
+
+
+def strip_hidden_tests(source: str) -> str:
+    """The source of a graded cell without its hidden tests."""
+    lines, hidden = [], False
+    for line in source.split("\n"):
+        if "BEGIN HIDDEN TESTS" in line:
+            hidden = True
+        elif "END HIDDEN TESTS" in line:
+            hidden = False
+        elif not hidden:
+            lines.append(line)
+    return "\n".join(lines)
