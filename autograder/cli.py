@@ -204,11 +204,7 @@ def _feedback(options: argparse.Namespace) -> int:
     for name in _chosen(course, options.ids):
         if not list((course.root / "autograded").glob(f"*/{name}")):
             raise UserError(f"Nothing of '{name}' is graded yet: run `python -m autograder grade` first.")
-        outcome = course.nbgrader.generate_feedback(name)
-        if not outcome["success"]:
-            raise UserError(
-                f"nbgrader could not make feedback for '{name}': {outcome['error'].strip().splitlines()[-1]}"
-            )
+        course.require_success(course.nbgrader.generate_feedback(name), f"make feedback for '{name}'")
         out.print(f"feedback/<student>/{name}/{name}.html", highlight=False)
     return 0
 

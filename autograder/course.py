@@ -1,10 +1,15 @@
 """A course folder as nbgrader lays it out, and the nbgrader settings the course needs."""
 
 import hashlib
+import os
+import re
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from nbgrader.apps import NbGraderAPI
 from nbgrader.coursedir import CourseDirectory
@@ -59,6 +64,9 @@ class Course:
         self.root = root.resolve()
         if not (self.root / "source").is_dir():
             raise UserError(f"{root} is no course folder: it has no source/. Name one with --course DIR.")
+        if not shutil.which("alembic"):
+            # nbgrader runs alembic by name, and a virtual environment need not be activated to be used
+            os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
     @cached_property
     def config(self) -> Config:
@@ -82,6 +90,13 @@ class Course:
     def assignments(self) -> list[str]:
         """The puzzles this course has a source notebook of."""
         return [p.id for p in catalog.puzzles() if catalog.source_notebook(p.id, self.root).exists()]
+
+    def require_success(self, outcome: dict[str, Any], purpose: str) -> None:
+        """Raise UserError if a call of nbgrader's API failed, with the reason from its log."""
+        if not outcome["success"]:
+            log = f"{outcome.get('log') or ''}\n{outcome.get('error') or ''}"
+            reasons = re.findall(r"^\s*(?:\w+\.)*\w+(?:Error|Exception): .+$", log, re.MULTILINE)
+            raise UserError(f"nbgrader could not {purpose}: {reasons[0].strip() if reasons else log.strip()[-300:]}")
 
     def submissions(self, assignment: str | None = None, student: str | None = None) -> Iterator[Submission]:
         """What has been handed in, in the order of names."""

@@ -79,6 +79,8 @@ def execute(
             skip_cells_with_tag=skip_tag,
             kernel_manager_class=AsyncKernelManager,
             kernel_name="python3",
+            # ipykernel warns of unencrypted TCP, which here never leaves the machine and is signed
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
             shutdown_kernel="immediate",
             resources={"metadata": {"path": folder}},
         )

@@ -62,7 +62,7 @@ def listening(referee: Referee) -> Iterator[Path]:
         server.bind(str(path))
         server.listen(4)
         accepted: list[socket.socket] = [server]
-        thread = threading.Thread(target=_accept, args=(accepted, referee), daemon=True)
+        thread = threading.Thread(target=_accept, args=(accepted, referee), name="referee", daemon=True)
         thread.start()
         try:
             yield path

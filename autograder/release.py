@@ -5,7 +5,6 @@ import nbformat
 from autograder.course import Course
 from autograder.source import sync, write_atomically
 from puzzles import catalog
-from puzzles.catalog import UserError
 
 
 def release(course: Course, assignments: list[str]) -> None:
@@ -13,9 +12,7 @@ def release(course: Course, assignments: list[str]) -> None:
     sync(course.root, tuple(assignments))
     for assignment in assignments:
         outcome = course.nbgrader.generate_assignment(assignment, force=True)
-        if not outcome["success"]:
-            reason = (outcome.get("error") or outcome.get("log") or "no reason given").strip().splitlines()[-1]
-            raise UserError(f"nbgrader could not make the release of '{assignment}': {reason}")
+        course.require_success(outcome, f"make the release of '{assignment}'")
         path = catalog.release_notebook(assignment, course.root)
         write_atomically(path, nbformat.writes(_without_volatile(nbformat.read(path, as_version=4))) + "\n")
 

@@ -26,8 +26,8 @@ class Progress:
 
 
 def work_folder() -> Path:
-    """Where a learner's copies and progress lie: work/ in the repository."""
-    return catalog.ROOT / "work"
+    """Where a learner's copies and progress lie: work/ in the repository, or the folder NANOCHAT_WORK names."""
+    return Path(os.environ.get("NANOCHAT_WORK") or catalog.ROOT / "work")
 
 
 def load(puzzle_id: str) -> Progress:
