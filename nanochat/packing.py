@@ -1,6 +1,7 @@
 """Best-fit packing: which of the waiting documents goes into a row next, found by binary search."""
 
 from bisect import bisect_right, insort
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -20,6 +21,16 @@ class BestFitBuffer(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __iter__(self) -> Iterator[T]:
+        """The items, earliest added first: added in this order to an empty buffer they make an equal one."""
+        return (item for _, _, item in sorted(self._entries, key=lambda entry: -entry[1]))
+
+    def copy(self) -> "BestFitBuffer[T]":
+        """A buffer of the same items."""
+        twin = BestFitBuffer[T]()
+        twin._entries, twin._arrivals = self._entries.copy(), self._arrivals
+        return twin
 
     def add(self, item: T, length: int) -> None:
         """Append `item`, which takes `length` tokens of a row."""

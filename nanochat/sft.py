@@ -1,6 +1,6 @@
 """Supervised fine-tuning: conversations packed into padded rows, and the settings inherited from the checkpoint."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,19 +66,8 @@ def pack_row(
     return row, count
 
 
-def sft_data_generator(
-    conversations: Any,
-    tokenizer: Any,
-    B: int,
-    T: int,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    num_iterations: int = -1,
-    buffer_size: int = 100,
-    device: str | torch.device = "cpu",
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, SFTState]]:
-    """Yield (inputs, targets, state) for ever: (B, T) int32 and int64 on `device`.
+class SFTLoader:
+    """Yields (inputs, targets, state) for ever: (B, T) int32 and int64 on `device`.
 
     Rows of T + 1 tokens are packed best-fit from `buffer_size` waiting conversations (`pack_row`), read in order:
     rank, rank + world_size, ... and round again. A target is -1, ignored, where its token has mask 0.
@@ -87,43 +76,79 @@ def sft_data_generator(
     render_conversation(conversation) -> (ids, mask).
     Raises ValueError for an empty set of conversations, or one that is longer than a row.
     """
-    size = len(conversations)
-    if size == 0:
-        raise InputError("There are no conversations to train on: the data set is empty.")
-    if buffer_size < 1:
-        raise InputError(f"`buffer_size` is {buffer_size}: at least one conversation must wait to be packed.")
-    bos = tokenizer.get_bos_token_id()
-    buffer: BestFitBuffer[np.ndarray] = BestFitBuffer()
-    fetched = consumed = rank
 
-    def refill() -> None:
-        nonlocal fetched
-        while len(buffer) < buffer_size:
-            index = fetched % size
-            ids, mask = tokenizer.render_conversation(conversations[index])
-            if len(ids) > T + 1:
-                raise ValueError(
-                    f"Conversation {index} has {len(ids)} tokens and a row holds {T + 1}, so it can never be placed: "
-                    f"raise the sequence length to at least {len(ids) - 1}, or shorten or drop the conversation."
-                )
-            buffer.add(np.array([ids, mask], dtype=np.int32), len(ids))
-            fetched += world_size
+    def __init__(
+        self,
+        conversations: Any,
+        tokenizer: Any,
+        B: int,
+        T: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_iterations: int = -1,
+        buffer_size: int = 100,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if len(conversations) == 0:
+            raise InputError("There are no conversations to train on: the data set is empty.")
+        if buffer_size < 1:
+            raise InputError(f"`buffer_size` is {buffer_size}: at least one conversation must wait to be packed.")
+        self.conversations, self.tokenizer, self.B, self.T = conversations, tokenizer, B, T
+        self.world_size, self.num_iterations, self.buffer_size = world_size, num_iterations, buffer_size
+        self.device = torch.device(device)
+        self.waiting: BestFitBuffer[np.ndarray] = BestFitBuffer()
+        self.fetched = self.consumed = rank
+        self.iteration = 0
+        self.before = self.waiting.copy(), self.fetched, self.consumed, self.iteration
 
-    cuda = torch.device(device).type == "cuda"
-    iteration = 0
-    while True:
-        iteration += 1
-        rows, counts = zip(*(pack_row(buffer, T + 1, refill, bos) for _ in range(B)), strict=True)
-        consumed += world_size * sum(counts)
+    def __iter__(self) -> "SFTLoader":
+        return self
+
+    def __next__(self) -> tuple[torch.Tensor, torch.Tensor, SFTState]:
+        self.before = self.waiting.copy(), self.fetched, self.consumed, self.iteration
+        bos = self.tokenizer.get_bos_token_id()
+        rows, counts = zip(*(pack_row(self.waiting, self.T + 1, self.refill, bos) for _ in range(self.B)), strict=True)
+        self.consumed += self.world_size * sum(counts)
+        self.iteration += 1
         tokens, trained = torch.from_numpy(np.stack(rows, axis=1))
         inputs = tokens[:, :-1].contiguous()
         targets = tokens[:, 1:].masked_fill(trained[:, 1:] == 0, -1).to(torch.int64)
-        if cuda:
+        if cuda := self.device.type == "cuda":
             inputs, targets = inputs.pin_memory(), targets.pin_memory()
-        done = iteration / num_iterations if num_iterations > 0 else consumed / size
-        state = SFTState(
-            last_step=0 < num_iterations <= iteration or consumed >= size,
-            progress=min(1.0, done),
-            epoch=1 + fetched // size,
+        return inputs.to(self.device, non_blocking=cuda), targets.to(self.device, non_blocking=cuda), self.state()
+
+    def state(self) -> SFTState:
+        size, limit = len(self.conversations), self.num_iterations
+        return SFTState(
+            last_step=0 < limit <= self.iteration or self.consumed >= size,
+            progress=min(1.0, self.iteration / limit if limit > 0 else self.consumed / size),
+            epoch=1 + self.fetched // size,
         )
-        yield inputs.to(device, non_blocking=cuda), targets.to(device, non_blocking=cuda), state
+
+    def refill(self) -> None:
+        """Render and add conversations until `buffer_size` are waiting."""
+        while len(self.waiting) < self.buffer_size:
+            index = self.fetched % len(self.conversations)
+            ids, mask = self.tokenizer.render_conversation(self.conversations[index])
+            if len(ids) > self.T + 1:
+                raise ValueError(
+                    f"Conversation {index} has {len(ids)} tokens and a row holds {self.T + 1}, so it can never be "
+                    f"placed: raise the sequence length to {len(ids) - 1} or more, or shorten or drop the conversation."
+                )
+            self.waiting.add(np.array([ids, mask], dtype=np.int32), len(ids))
+            self.fetched += self.world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to yield the last batch again and go on from there, as a training loop that
+        fetches a batch ahead must."""
+        waiting, fetched, consumed, iteration = self.before
+        tensors = [torch.from_numpy(conversation) for conversation in waiting]
+        return {"fetched": fetched, "consumed": consumed, "iteration": iteration, "waiting": tensors}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where a loader of the same conversations, rank and world size was saved."""
+        self.fetched, self.consumed, self.iteration = state["fetched"], state["consumed"], state["iteration"]
+        self.waiting = BestFitBuffer()
+        for conversation in state["waiting"]:
+            self.waiting.add(conversation.numpy(), conversation.shape[1])

@@ -120,6 +120,24 @@ def test_resuming_reads_exactly_the_row_groups_that_were_to_come(shards: Path, w
             assert [state for _, state in islice(resumed, 11 - i)] == states[i + 1 :]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"tokenizer_batch_size": 3, "buffer_size": 5}])
+def test_a_saved_loader_continues_exactly(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, options: dict[str, Any]
+) -> None:
+    """Saved after any number of batches, it yields the last one again and then what the uninterrupted one yields."""
+    set_rank(monkeypatch, rank, 2)
+    uninterrupted = [(x.clone(), y.clone(), state) for x, y, state in islice(loader(**options), 14)]
+    running = loader(**options)
+    for i in range(10):
+        next(running)
+        torch.save(running.state_dict(), tmp_path / "state.pt")
+        resumed = loader(**options)
+        resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        for (x, y, state), expected in zip(islice(resumed, 4), uninterrupted[i:], strict=False):
+            assert (x.tolist(), y.tolist(), state) == (expected[0].tolist(), expected[1].tolist(), expected[2])
+
+
 def test_a_rank_without_row_groups_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The original loops for ever."""
     for i in range(3):

@@ -1,6 +1,7 @@
 """Fine-tuning batches equal the original's, and settings are inherited from the checkpoint."""
 
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def conversation(*ids: int, trained: int = 1) -> dict[str, list[int]]:
 
 
 def generate(conversations: Any, n: int, B: int = 1, T: int = 8, **options: Any) -> list[Any]:
-    return list(islice(sft.sft_data_generator(conversations, ReadyRendered(), B, T, **options), n))
+    return list(islice(sft.SFTLoader(conversations, ReadyRendered(), B, T, **options), n))
 
 
 def generate_case(case: dict[str, Any]) -> list[Any]:
@@ -136,6 +137,23 @@ def test_one_pass_ends_the_run_even_if_more_iterations_are_asked_for() -> None:
 def test_batches_can_be_kept() -> None:
     (first, *_), (second, *_) = generate([conversation(0, 1), conversation(5, 6)], 2, T=1, buffer_size=1)
     assert (first.tolist(), second.tolist()) == ([[0]], [[5]])
+
+
+@pytest.mark.parametrize("options", [{}, {"rank": 1, "world_size": 3, "num_iterations": 4}])
+def test_a_saved_loader_continues_exactly(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Saved after any number of batches, it yields the last one again and then what the uninterrupted one yields."""
+
+    def make() -> sft.SFTLoader:
+        return sft.SFTLoader(VECTORS["datasets"]["main"], ReadyRendered(), 2, 32, buffer_size=7, **options)
+
+    uninterrupted = [(x.tolist(), y.tolist(), state) for x, y, state in islice(make(), 14)]
+    running = make()
+    for i in range(10):
+        next(running)
+        torch.save(running.state_dict(), tmp_path / "state.pt")
+        resumed = make()
+        resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert [(x.tolist(), y.tolist(), state) for x, y, state in islice(resumed, 4)] == uninterrupted[i : i + 4]
 
 
 @pytest.mark.parametrize(
