@@ -1,6 +1,7 @@
 """`check`: the course tests itself. The source earns everything, the release nothing, every wrong solution loses its
 part and nothing else, every right one keeps full marks, and nothing secret is in a release."""
 
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,18 @@ from autograder import variants
 from autograder.course import Course
 from autograder.exam import Exam
 from autograder.execute import Limits
+from autograder.mutants import mutants
 from autograder.pipeline import Result, grade, graded_part
 from autograder.source import sync
-from autograder.template import template
+from autograder.template import solution_cells, template
 from puzzles import catalog
 
 # The visible checks alone must catch this share of the wrong solutions.
 VISIBLE_SHARE = 0.7
+# A line of a solution this long gives it away wherever it stands in a release; a shorter one only inside a hole.
+TELLING_LENGTH = 40
+# The hidden tests must catch this share of the automatic mutants that are not equivalent.
+MUTANT_SHARE = 0.95
 
 
 @dataclass(frozen=True)
@@ -82,15 +88,20 @@ def noise(result: Result) -> list[str]:
 
 
 def _no_secrets(course: Course, assignment: str) -> Finding:
-    """No hidden test, no solution line, no output and no script in the release folder."""
+    """No hidden test, no line of a solution, no output and no other file in the release folder."""
     path = catalog.release_notebook(assignment, course.root)
     released = nbformat.read(path, as_version=4)
     text = "\n".join(cell.source for cell in released.cells)
-    secrets = {line.strip() for line in _solution_lines(course.root, assignment) if len(line.strip()) > 12}
-    found = [line for line in secrets if line in text.splitlines() or f"    {line}" in text.splitlines()]
+    holes = {line.strip() for cell in solution_cells(released).values() for line in cell.source.split("\n")}
+    given = {line.strip() for line in text.split("\n")}
+    found = [
+        line
+        for line in _solution_lines(course.root, assignment)
+        if line in holes or (len(line) >= TELLING_LENGTH and line in given)
+    ]
     extra = [each.name for each in path.parent.iterdir() if each != path]
     trouble = ""
-    if "HIDDEN TESTS" in text or "grade(" in text or "BEGIN SOLUTION" in text:
+    if "HIDDEN TESTS" in text or "puzzles.submit" in text or "BEGIN SOLUTION" in text:
         trouble = "it contains hidden tests or solution markers"
     elif found:
         trouble = f"it contains lines of the solution: {found[:3]}"
@@ -102,15 +113,10 @@ def _no_secrets(course: Course, assignment: str) -> Finding:
 
 
 def _solution_lines(course: Path, assignment: str) -> Iterator[str]:
-    for cell in variants.source(assignment, course).cells:
-        inside = False
-        for line in cell.source.split("\n"):
-            if "BEGIN SOLUTION" in line:
-                inside = True
-            elif "END SOLUTION" in line:
-                inside = False
-            elif inside:
-                yield line
+    for cell in solution_cells(variants.source(assignment, course)).values():
+        _, _, rest = cell.source.partition("BEGIN SOLUTION")
+        solution, _, _ = rest.partition("### END SOLUTION")
+        yield from filter(None, (line.strip() for line in solution.split("\n")))
 
 
 def _variants(course: Course, assignment: str, exam: Exam, progress: Progress | None) -> Iterator[Finding]:
@@ -132,6 +138,32 @@ def _variants(course: Course, assignment: str, exam: Exam, progress: Progress | 
     yield Finding(
         f"visible checks alone catch {seen_by_eye} of {len(wrong)} wrong solutions ({share:.0%})",
         "" if share >= VISIBLE_SHARE else f"at least {VISIBLE_SHARE:.0%} are wanted",
+    )
+
+
+def mutation(course: Course, assignment: str, seed: int, progress: Progress | None = None) -> Iterator[Finding]:
+    """Try every automatic mutant; a Finding for each survivor nobody has argued for, and one for the share caught.
+
+    An argument stands in tests/wrong/<id>.toml as `[[equivalent]]` with `mutant` (its name as printed) and `why`."""
+    notebook, exam = variants.source(assignment, course.root), Exam(assignment, seed)
+    wrong = tomllib.loads((course.root / "tests" / "wrong" / f"{assignment}.toml").read_text())
+    argued = {entry["mutant"]: entry["why"] for entry in wrong.get("equivalent", [])}
+    tried = list(mutants(assignment, course.root))
+    advance = _advancing(progress, len(tried))
+    survivors = []
+    for mutant in tried:
+        if not mutant.loses & variants.try_variant(notebook, exam, mutant.cells).lost:
+            survivors.append(mutant.name)
+        advance()
+    for name in survivors:
+        if name not in argued:
+            yield Finding(f"mutant survives: {name}", "")
+    counted = len(tried) - sum(name in argued for name in survivors)
+    caught = len(tried) - len(survivors)
+    share = caught / counted
+    yield Finding(
+        f"{caught} of {len(tried)} mutants caught, {len(tried) - counted} argued equivalent: {share:.1%} of the rest",
+        "" if share >= MUTANT_SHARE else f"at least {MUTANT_SHARE:.0%} are wanted",
     )
 
 

@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "Prove that the puzzles grade as they should.")
     check.add_argument("ids", nargs="*", metavar="ID")
     check.add_argument("--seed", type=int, default=0)
+    check.add_argument("--mutate", action="store_true", help="try automatic mutants of the solutions instead")
     return parser
 
 
@@ -223,7 +224,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from autograder.check import check
+    from autograder.check import check, mutation
     from autograder.grading import progress_bar
 
     course = _course(options)
@@ -231,7 +232,7 @@ def _check(options: argparse.Namespace) -> int:
     for name in _chosen(course, options.ids):
         out.print(f"{name} (seed {options.seed})", highlight=False)
         with progress_bar() as progress:
-            for finding in check(course, name, options.seed, progress):
+            for finding in (mutation if options.mutate else check)(course, name, options.seed, progress):
                 failed += bool(finding.trouble)
                 mark = "✗" if finding.trouble else "✓"
                 text = f"  {mark} {finding.subject}{f': {finding.trouble}' if finding.trouble else ''}"

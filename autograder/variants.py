@@ -4,6 +4,7 @@ A variant replaces the code of solution cells of the source notebook. To try it,
 plain Python in a forked process (plots and oracle cells left out), graded by the same judges as any submission.
 """
 
+import ast
 import contextlib
 import io
 import multiprocessing
@@ -26,7 +27,7 @@ from puzzles.catalog import UserError
 from puzzles.checks import Checks
 
 PLOT_TAG = "plot"
-SECONDS = 120
+SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def right_variants(puzzle_id: str, course: Path = catalog.ROOT) -> Iterator[Vari
 def try_variant(notebook: NotebookNode, exam: Exam, cells: dict[str, str]) -> Outcome:
     """Run `notebook` with `cells` in place of its solutions, in a forked process, and judge it. A part that gives no
     answer within SECONDS is missing."""
+    _warm_up(notebook, exam)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(notebook, exam, cells, sender), daemon=True)
@@ -103,6 +105,24 @@ def try_variant(notebook: NotebookNode, exam: Exam, cells: dict[str, str]) -> Ou
     return Outcome(verdicts, visible)
 
 
+def _warm_up(notebook: NotebookNode, exam: Exam) -> None:
+    """Do before the fork what every variant would do again: draw the cases, ask the oracle, import."""
+    for part in exam.puzzle.parts:
+        exam.paper(part.id)
+    for cell in _code_cells(notebook):
+        for statement in ast.parse(cell.source).body:
+            if isinstance(statement, (ast.Import, ast.ImportFrom)):
+                exec(compile(ast.Module([statement], []), f"<cell {cell.id}>", "exec"), {})
+
+
+def _code_cells(notebook: NotebookNode) -> Iterator[NotebookNode]:
+    """The code cells that matter for grading."""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and ORACLE_TAG not in tags and PLOT_TAG not in tags:
+            yield cell
+
+
 def _run(notebook: NotebookNode, exam: Exam, cells: dict[str, str], sender: Any) -> None:
     referee = Referee(exam)
 
@@ -114,10 +134,7 @@ def _run(notebook: NotebookNode, exam: Exam, cells: dict[str, str], sender: Any)
 
     submit.connect(ask)
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        if cell.cell_type != "code" or ORACLE_TAG in tags or PLOT_TAG in tags:
-            continue
+    for cell in _code_cells(notebook):
         code = cells.get(cell.id, cell.source)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             try:
