@@ -12,11 +12,12 @@ from rich.progress import Progress
 from autograder import variants
 from autograder.course import Course
 from autograder.exam import Exam
-from autograder.execute import Limits
 from autograder.mutants import mutants
 from autograder.pipeline import Result, grade, graded_part
+from autograder.sandbox import Limits, Sandbox
 from autograder.source import sync
 from autograder.template import solution_cells, template
+from autograder.warmth import sandbox_for
 from puzzles import catalog
 
 # The visible checks alone must catch this share of the wrong solutions.
@@ -40,8 +41,9 @@ def check(course: Course, assignment: str, seed: int, progress: Progress | None 
     exam = Exam(assignment, seed)
     yield _metadata(course, assignment)
     yield _in_sync(course, assignment)
-    yield _whole_run(course, assignment, exam, "source", 100.0)
-    yield _whole_run(course, assignment, exam, "release", 0.0)
+    with sandbox_for(assignment, course.root) as sandbox:
+        yield _whole_run(course, assignment, exam, sandbox, "source", 100.0)
+        yield _whole_run(course, assignment, exam, sandbox, "release", 0.0)
     yield _no_secrets(course, assignment)
     yield from _variants(course, assignment, exam, progress)
 
@@ -67,10 +69,10 @@ def _in_sync(course: Course, assignment: str) -> Finding:
     return Finding("the notebook is what its script says", "run `make release`" if stale else "")
 
 
-def _whole_run(course: Course, assignment: str, exam: Exam, which: str, wanted: float) -> Finding:
+def _whole_run(course: Course, assignment: str, exam: Exam, sandbox: Sandbox, which: str, wanted: float) -> Finding:
     """Run a notebook down the whole grading road; also nothing on stderr and, unsolved or solved, no traceback."""
     path = catalog.source_notebook if which == "source" else catalog.release_notebook
-    result = grade(template(assignment, course.root), path(assignment, course.root).read_bytes(), exam, Limits())
+    result = grade(template(assignment, course.root), path(assignment, course.root).read_bytes(), exam, Limits(), sandbox)
     trouble = "; ".join(noise(result))
     if result.score != wanted:
         trouble = f"it earns {result.score:g}; {trouble} " + " ".join(v.message for v in result.verdicts if v.message)

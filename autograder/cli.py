@@ -107,12 +107,10 @@ def _release(options: argparse.Namespace) -> int:
 
 def _grade(options: argparse.Namespace) -> int:
     from autograder.exam import fresh_seed
-    from autograder.execute import Limits
     from autograder.grading import grade_course, progress_bar
     from autograder.pipeline import to_json
+    from autograder.sandbox import Limits
 
-    if options.strict:
-        raise UserError("Submissions run in plain kernels here, without isolation: grade without --strict.")
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs} is too few: give 1 or more.")
     course = _course(options)
@@ -127,15 +125,15 @@ def _grade(options: argparse.Namespace) -> int:
     limits = Limits(cell_seconds=options.cell_seconds)
     with progress_bar() as progress:
         progress.disable = options.json
+        shown = None if options.json else progress
         graded = list(
-            grade_course(
-                course, submissions, seed, options.jobs, limits, options.force, None if options.json else progress
-            )
+            grade_course(course, submissions, seed, options.jobs, limits, options.force, shown, options.strict)
         )
     graded.sort(key=lambda each: (each.submission.assignment, each.submission.student))
     if options.json:
         rows = [to_json(each.submission.student, each.submission.assignment, each.result) for each in graded]
-        print(json.dumps({"seed": seed, "isolated": False, "submissions": rows}, ensure_ascii=False, indent=2))
+        isolated = all(each.result.isolated for each in graded)
+        print(json.dumps({"seed": seed, "isolated": isolated, "submissions": rows}, ensure_ascii=False, indent=2))
     else:
         _print_table(graded, seed)
     return 0
@@ -156,6 +154,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _print_table(graded: list[Graded], seed: int) -> None:
+    from autograder.sandbox import losses
+
     for assignment in dict.fromkeys(each.submission.assignment for each in graded):
         puzzle = catalog.puzzle(assignment)
         table = Table(title=puzzle.title, title_justify="left")
@@ -175,7 +175,9 @@ def _print_table(graded: list[Graded], seed: int) -> None:
             )
         out.print(table)
     symbols = ", ".join(f"{symbol} {word}" for symbol, word, _ in LOOKS.values())
-    out.print(f"{symbols}. Seed {seed}. Not isolated: submissions ran as you, in plain kernels.", highlight=False)
+    missing = sorted({layer for each in graded if not each.result.isolated for layer in each.result.missing})
+    how = f"Not isolated: {losses(missing)}" if missing else "Every submission ran isolated"
+    out.print(f"{symbols}. Seed {seed}. {how}.", highlight=False)
 
 
 def _why(result: Result) -> str:

@@ -99,10 +99,13 @@ class Exam:
 
 def _wrong(judge: Judge, case: dict[str, Any], expected: Any, got: Any) -> str | None:
     """None if `got` is right, else what differs and the likely mistake."""
-    found = judge.examine(expected, got) if judge.examine else difference(expected, got, judge.tolerance)
-    if not found or isinstance(got, wire.Raised):
-        return found
-    for sentence, mistake in judge.mistakes.items():
-        if difference(outcome(mistake, case), got, judge.tolerance) is None:
-            return f"{found}. Likely mistake: {sentence}"
+    try:
+        found = judge.examine(expected, got) if judge.examine else difference(expected, got, judge.tolerance)
+        if not found or isinstance(got, wire.Raised):
+            return found
+        for sentence, mistake in judge.mistakes.items():
+            if difference(outcome(mistake, case), got, judge.tolerance) is None:
+                return f"{found}. Likely mistake: {sentence}"
+    except Exception as error:  # plain data, but of a form that no judge has thought of
+        return f"the answer is of a form that cannot be compared ({type(error).__name__})"
     return found

@@ -1,134 +1,156 @@
-"""Run a notebook in a plain Jupyter kernel: a process of its own, with deadlines, without isolation.
+"""Run a notebook in a sandbox: cells in, outputs out, deadlines kept from the outside."""
 
-`execute` is one replaceable step of the pipeline: whatever runs a notebook needs only its signature.
-"""
-
-import asyncio
 import contextlib
-import os
-import tempfile
+import json
+import socket
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jupyter_client.manager import AsyncKernelManager
-from jupyter_core.utils import ensure_async
-from nbclient import NotebookClient
-from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 
+from autograder.outputs import clean
+from autograder.sandbox import Limits, Process, Sandbox
 from autograder.source import ORACLE_TAG
-from puzzles.submit import SOCKET_VARIABLE
 
-MAX_OUTPUT_CHARACTERS = 200_000
-_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "LD_LIBRARY_PATH")
+# of everything a submission puts out, and of one cell: JSON swells to many times its size when it is read
+MAX_BYTES = 32 * 2**20
+MAX_FRAME_BYTES = 8 * 2**20
+INTERRUPT_EVERY = 0.5
 
-
-@dataclass(frozen=True)
-class Limits:
-    """Wall-clock seconds a cell and a whole notebook may take, and the threads torch may use."""
-
-    cell_seconds: float = 20.0
-    notebook_seconds: float = 180.0
-    threads: int = 1
+Serve = Callable[[socket.socket], None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """An executed notebook. `trouble` says in a sentence why it did not run to the end, "" if it did."""
+    """An executed notebook. `trouble` says in a sentence why it did not run to the end, "" if it did; `cpu_seconds` is
+    what its process used, `missing` the protections this machine could not give it."""
 
     notebook: NotebookNode
     seconds: float
     trouble: str
-
-
-class _Client(NotebookClient):
-    """A notebook client that remembers where it is and stops collecting the output of a cell that floods."""
-
-    cell_name = ""
-    _collected = 0
-
-    def remember(self, cell: NotebookNode, **_: Any) -> None:
-        self.cell_name = cell.id
-        self._collected = 0
-
-    def output(
-        self, outs: list[NotebookNode], msg: dict, display_id: str | None, cell_index: int
-    ) -> NotebookNode | None:
-        self._collected += len(str(msg.get("content", "")))
-        if self._collected > MAX_OUTPUT_CHARACTERS and msg["msg_type"] == "stream":
-            return None
-        return super().output(outs, msg, display_id, cell_index)
+    cpu_seconds: float
+    missing: tuple[str, ...]
 
 
 def execute(
-    notebook: NotebookNode, limits: Limits, referee_socket: Path | None = None, skip_tag: str = ORACLE_TAG
+    notebook: NotebookNode,
+    limits: Limits,
+    sandbox: Sandbox,
+    serve: Serve | None = None,
+    skip_tag: str = ORACLE_TAG,
 ) -> Run:
-    """Run every code cell of `notebook` (changed in place) in a fresh kernel. A cell that raises does not stop the run;
-    one that takes too long is interrupted, and all ends at the notebook's deadline or when the kernel dies.
-    Cells tagged `skip_tag` are left out. The kernel reaches the referee through `referee_socket`."""
+    """Run every code cell of `notebook` (changed in place) in a fresh child of `sandbox`. A cell that raises does not
+    stop the run; one that takes too long is interrupted, and all ends at the notebook's deadline or when the process
+    dies. Cells tagged `skip_tag` are left out. `serve` answers the submission's questions to the referee."""
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="notebook-", ignore_cleanup_errors=True) as folder:
-        client = _Client(
-            notebook,
-            timeout=limits.cell_seconds,
-            interrupt_on_timeout=True,
-            error_on_timeout=_timeout_reply(limits.cell_seconds),
-            allow_errors=True,
-            skip_cells_with_tag=skip_tag,
-            kernel_manager_class=AsyncKernelManager,
-            kernel_name="python3",
-            # ipykernel warns of unencrypted TCP, which here never leaves the machine and is signed
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
-            shutdown_kernel="immediate",
-            resources={"metadata": {"path": folder}},
-        )
-        client.on_cell_start = client.remember
-        trouble = asyncio.run(_run(client, limits, _environment(folder, limits, referee_socket)))
-    return Run(notebook, time.monotonic() - started, trouble)
+    cells = [c for c in notebook.cells if c.cell_type == "code" and skip_tag not in c.metadata.get("tags", [])]
+    for cell in cells:
+        cell.outputs, cell.execution_count = [], None
+    with sandbox.start(limits) as process:
+        with _served(process.referee, serve):
+            trouble = _converse(process, cells, limits)
+            ending = process.end()
+    return Run(notebook, time.monotonic() - started, trouble, ending["cpu_seconds"], tuple(sandbox.missing))
 
 
-async def _run(client: _Client, limits: Limits, environment: dict[str, str]) -> str:
+def _converse(process: Process, cells: list[NotebookNode], limits: Limits) -> str:
+    """Send the cells and take what comes back; what went wrong, in a sentence."""
+    frames = _Frames(process.link)
+    body = json.dumps([cell.source for cell in cells]).encode()
+    end = time.monotonic() + limits.notebook_seconds
+    where = "the first cell"
     try:
-        await asyncio.wait_for(client.async_execute(env=environment), limits.notebook_seconds)
-    except TimeoutError:
-        return f"The notebook was stopped after {limits.notebook_seconds:g} s, in cell '{client.cell_name}'."
-    except DeadKernelError:
-        return f"The kernel died in cell '{client.cell_name}'; nothing after it ran."
-    finally:
-        # a cancelled run leaves its kernel: end it, whatever state it is in
-        if client.km is not None and await ensure_async(client.km.is_alive()):
-            with contextlib.suppress(RuntimeError):
-                await ensure_async(client.km.shutdown_kernel(now=True))
+        process.link.settimeout(limits.notebook_seconds)
+        process.link.sendall(len(body).to_bytes(4, "big") + body)
+        for cell in cells:
+            where = f"cell '{cell.id}'"
+            stop_at = time.monotonic() + limits.cell_seconds
+            if frames.next(stop_at).keys() != {"begin"}:
+                raise ValueError("a cell ends before it begins")
+            frame = _frame_of_cell(process, frames, stop_at, min(end, stop_at + limits.grace_seconds))
+            if frame is None:
+                if time.monotonic() >= end:
+                    return f"The notebook was stopped after {limits.notebook_seconds:g} s, in {where}."
+                return (
+                    f"The kernel was stopped in {where}, which took more than {limits.cell_seconds:g} s and did not "
+                    "end when it was told to; nothing after it ran."
+                )
+            if "outputs" not in frame or not isinstance(frame.get("count"), int):
+                raise ValueError("a cell does not end where it should")
+            cell.outputs, cell.execution_count = clean(frame["outputs"]), frame["count"]
+    except (EOFError, OSError):
+        return f"The kernel died in {where}; nothing after it ran."
+    except ValueError:
+        return f"The kernel broke its protocol, or flooded it, in {where}; nothing after it counts."
     return ""
 
 
-def _timeout_reply(seconds: float) -> dict[str, Any]:
-    text = f"the cell was stopped after {seconds:g} s"
-    return {
-        "content": {"status": "error", "ename": "CellTimeoutError", "evalue": text, "traceback": [text]},
-        "msg_type": "execute_reply",
-        "parent_header": {},
-        "header": {},
-        "metadata": {},
-        "buffers": [],
-    }
+def _frame_of_cell(process: Process, frames: "_Frames", stop_at: float, kill_at: float) -> dict[str, Any] | None:
+    """What a cell put out; None if it neither ends by `stop_at` nor, interrupted again and again, by `kill_at`."""
+    until = min(stop_at, kill_at)
+    while True:
+        try:
+            return frames.next(until)
+        except TimeoutError:
+            if time.monotonic() >= kill_at:
+                return None
+            process.interrupt()
+            until = min(until + INTERRUPT_EVERY, kill_at)
 
 
-def _environment(folder: str, limits: Limits, referee_socket: Path | None) -> dict[str, str]:
-    """The kernel's whole environment: nothing of the grader's beyond what finding Python takes."""
-    import matplotlib
+class _Frames:
+    """The frames that arrive on a link, at most MAX_BYTES of them. `next` raises TimeoutError at the deadline (and may
+    be called again), EOFError at the end, ValueError for what is no frame."""
 
-    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    environment |= {
-        "HOME": folder,
-        "IPYTHONDIR": str(Path(folder) / ".ipython"),
-        # shared: building the font cache takes seconds, and a fresh home would build it each time
-        "MPLCONFIGDIR": matplotlib.get_configdir(),
-        "OMP_NUM_THREADS": str(limits.threads),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    if referee_socket:
-        environment[SOCKET_VARIABLE] = str(referee_socket)
-    return environment
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._buffer = bytearray()
+        self._left = MAX_BYTES
+
+    def next(self, deadline: float) -> dict[str, Any]:
+        while True:
+            size = int.from_bytes(self._buffer[:4], "big") if len(self._buffer) >= 4 else 0
+            if size > MAX_FRAME_BYTES:
+                raise ValueError("a frame that is too long")
+            if len(self._buffer) >= 4 + size and size:
+                body = bytes(self._buffer[4 : 4 + size])
+                del self._buffer[: 4 + size]
+                return self._read(body)
+            self._link.settimeout(max(deadline - time.monotonic(), 1e-3))
+            chunk = self._link.recv(2**20)
+            if not chunk:
+                raise EOFError
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise ValueError("more output than a notebook may have")
+            self._buffer += chunk
+
+    @staticmethod
+    def _read(body: bytes) -> dict[str, Any]:
+        try:
+            frame = json.loads(body)
+        except RecursionError as error:
+            raise ValueError("nested too deep") from error
+        if not isinstance(frame, dict):
+            raise ValueError("no dict")
+        return frame
+
+
+@contextlib.contextmanager
+def _served(connection: socket.socket, serve: Serve | None) -> Any:
+    """Answer on `connection` while the block runs."""
+    if serve is None:
+        yield
+        return
+    thread = threading.Thread(target=serve, args=(connection,), name="referee", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        # shutdown wakes a blocked recv
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        thread.join()

@@ -59,6 +59,7 @@ def record(course: Course, submission: Submission, result: Result, digest: str, 
         "status": result.status,
         "seconds": result.seconds,
         "notes": list(result.notes),
+        "missing": list(result.missing),
         "verdicts": [asdict(verdict) for verdict in result.verdicts],
     }
     _replace_folder(course.autograded(submission).parent, submission, nbformat.writes(result.notebook))
@@ -74,7 +75,7 @@ def recorded(course: Course, submission: Submission) -> tuple[str, int, Result] 
     if not saved:
         return None
     verdicts = tuple(Verdict(**verdict) for verdict in saved["verdicts"])
-    result = Result(saved["status"], verdicts, tuple(saved["notes"]), saved["seconds"], notebook)
+    result = Result(saved["status"], verdicts, tuple(saved["notes"]), saved["seconds"], notebook, 0.0, tuple(saved["missing"]))
     return saved["digest"], saved["seed"], result
 
 

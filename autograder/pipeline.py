@@ -11,9 +11,10 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_output
 
 from autograder.exam import Exam, Verdict
-from autograder.execute import Limits, execute
+from autograder.execute import execute
 from autograder.rebuild import Refused, rebuild
-from autograder.referee import Referee, listening
+from autograder.referee import Referee
+from autograder.sandbox import Limits, Sandbox, isolated
 from puzzles.show import line
 
 
@@ -23,6 +24,8 @@ class Result:
 
     status: graded, or refused (there was no notebook to grade; every part is 0 and `notes` says why).
     notebook: executed, the outputs of graded cells replaced by the referee's report.
+    cpu_seconds: what its process used.
+    missing: the protections (autograder.sandbox.LAYERS) this machine could not give it.
     """
 
     status: str
@@ -30,31 +33,37 @@ class Result:
     notes: tuple[str, ...]
     seconds: float
     notebook: NotebookNode
+    cpu_seconds: float = 0.0
+    missing: tuple[str, ...] = ()
 
     @property
     def score(self) -> float:
         return sum(verdict.score for verdict in self.verdicts)
 
     @property
+    def isolated(self) -> bool:
+        """Whether it ran behind everything that docs/security.md promises; true as well if nothing ran."""
+        return isolated(self.missing)
+
+    @property
     def max(self) -> float:
         return sum(verdict.max for verdict in self.verdicts)
 
 
-def grade(template: NotebookNode, submission: bytes, exam: Exam, limits: Limits) -> Result:
-    """Grade one submission. Never raises for anything that is in the submission."""
+def grade(template: NotebookNode, submission: bytes, exam: Exam, limits: Limits, sandbox: Sandbox) -> Result:
+    """Grade one submission in a sandbox of its puzzle. Never raises for anything that is in the submission."""
     try:
         notebook, notes = rebuild(template, submission)
     except Refused as refusal:
         return refuse(template, str(refusal), exam)
     referee = Referee(exam)
-    with listening(referee) as socket_path:
-        run = execute(notebook, limits, referee_socket=socket_path)
+    run = execute(notebook, limits, sandbox, referee.serve)
     verdicts = {verdict.part: verdict for verdict in referee.verdicts(run.trouble or "No answers arrived.")}
     for cell in run.notebook.cells:
         _report(cell, verdicts)
     if run.trouble:
         notes.append(run.trouble)
-    return Result("graded", tuple(verdicts.values()), tuple(notes), run.seconds, run.notebook)
+    return Result("graded", tuple(verdicts.values()), tuple(notes), run.seconds, run.notebook, run.cpu_seconds, run.missing)
 
 
 def refuse(template: NotebookNode, reason: str, exam: Exam) -> Result:

@@ -1,11 +1,6 @@
 """The referee: hands a submission its cases, takes its answers, and keeps the ledger that alone awards points."""
 
-import contextlib
 import socket
-import tempfile
-import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from autograder.exam import Exam, Verdict
@@ -51,38 +46,6 @@ class Referee:
     def verdicts(self, reason: str) -> list[Verdict]:
         """The ledger in the order of the parts; a part nothing was submitted for is missing for `reason`."""
         return [self.ledger.get(part.id) or self.exam.missing(part.id, reason) for part in self.exam.puzzle.parts]
-
-
-@contextlib.contextmanager
-def listening(referee: Referee) -> Iterator[Path]:
-    """The path of a Unix socket at which `referee` serves, one connection after the other, while the block runs."""
-    with tempfile.TemporaryDirectory(prefix="referee-") as folder:
-        path = Path(folder) / "socket"
-        server = socket.socket(socket.AF_UNIX)
-        server.bind(str(path))
-        server.listen(4)
-        accepted: list[socket.socket] = [server]
-        thread = threading.Thread(target=_accept, args=(accepted, referee), name="referee", daemon=True)
-        thread.start()
-        try:
-            yield path
-        finally:
-            # shutdown wakes a blocked accept or recv, also when a stray process still holds the other end
-            for each in accepted:
-                with contextlib.suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
-            thread.join(timeout=10)
-            server.close()
-
-
-def _accept(accepted: list[socket.socket], referee: Referee) -> None:
-    while True:
-        try:
-            connection, _ = accepted[0].accept()
-        except OSError:
-            return
-        accepted.append(connection)
-        referee.serve(connection)
 
 
 def _by_case(answers: list[Any]) -> dict[int, list[Any]]:

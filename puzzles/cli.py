@@ -130,8 +130,9 @@ def _run(puzzle: Puzzle, notebook: Path) -> int:
     """Run the learner's notebook and show what its visible checks say."""
     import nbformat
 
-    from autograder.execute import Limits, execute
+    from autograder.kernel import execute
     from autograder.rebuild import Refused, rebuild
+    from autograder.sandbox import Limits
 
     frame = nbformat.reads(_read(catalog.release_notebook(puzzle.id)).decode(), as_version=4)
     try:
@@ -168,17 +169,22 @@ def _check_outcome(cell: Any) -> dict[str, Any] | None:
 
 def _verify(puzzle: Puzzle, notebook: Path, seed: int | None, as_json: bool) -> int:
     """Run the hidden tests on the learner's notebook and show the verdicts."""
+    from autograder.warmth import sandbox_for
+
+    raw = _read(notebook)
+    # it warms up in a process of its own while this one imports the oracle
+    sandbox = sandbox_for(puzzle.id)
     import torch
 
     from autograder.exam import Exam, fresh_seed
-    from autograder.execute import Limits
     from autograder.pipeline import grade, verdict_json
+    from autograder.sandbox import Limits
     from autograder.template import template
 
     seed = fresh_seed() if seed is None else seed
-    raw = _read(notebook)
-    with err.status(f"verifying {_shown(notebook)}"):
-        result = grade(template(puzzle.id), raw, Exam(puzzle.id, seed), Limits(threads=os.cpu_count() or 1))
+    limits = Limits(threads=os.cpu_count() or 1)
+    with err.status(f"verifying {_shown(notebook)}"), sandbox:
+        result = grade(template(puzzle.id), raw, Exam(puzzle.id, seed), limits, sandbox)
     if result.status == "refused":
         raise UserError(f"{notebook}: {result.notes[0]}")
     if notebook == _default_notebook(puzzle):
@@ -190,7 +196,7 @@ def _verify(puzzle: Puzzle, notebook: Path, seed: int | None, as_json: bool) -> 
             "puzzle": puzzle.id,
             "seed": seed,
             "device": "cuda" if torch.cuda.is_available() else "cpu",
-            "isolated": False,
+            "isolated": result.isolated,
             "score": result.score,
             "max": result.max,
             "parts": [verdict_json(verdict) for verdict in result.verdicts],
@@ -213,7 +219,9 @@ def _print_verdicts(puzzle: Puzzle, result: Result, seed: int) -> None:
     out.print(table)
     for note in result.notes:
         out.print(Text(note))
-    out.print(f"Seed {seed} (--seed {seed} draws the same cases). Your code ran as you, not isolated.", highlight=False)
+    out.print(f"Seed {seed} (--seed {seed} draws the same cases).", highlight=False)
+    if not result.isolated:
+        out.print(f"Your code ran without {', '.join(result.missing)}: not isolated.", highlight=False)
     lost = [verdict for verdict in result.verdicts if verdict.status != "passed"]
     if lost:
         out.print(f"Next: '{lost[0].part}'. Stuck? python -m puzzles.{puzzle.id} --hint {lost[0].part}")

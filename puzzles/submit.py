@@ -1,6 +1,6 @@
 """What a graded cell calls: fetch the cases of a part, run the learner's code on them, hand the answers in.
 
-While grading, the referee sits behind a socket in another process, and only its ledger counts. Anywhere else
+While grading, the sandbox connects this process to a referee in another one, and only its ledger counts. Anywhere else
 (JupyterLab, stock nbgrader) the same referee runs in this process: same cases, same verdicts, no isolation.
 """
 
@@ -16,7 +16,6 @@ import torch
 from puzzles import wire
 from puzzles.show import show
 
-SOCKET_VARIABLE = "NANOCHAT_REFEREE"
 SEED_VARIABLE = "NANOCHAT_GRADING_SEED"
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
@@ -73,15 +72,13 @@ def connect(ask: Ask) -> None:
 
 def _referee(puzzle_id: str) -> Ask:
     if _connected is None:
-        address = os.environ.get(SOCKET_VARIABLE)
-        connect(_over_socket(address) if address else _in_process(puzzle_id))
+        connect(_in_process(puzzle_id))
     assert _connected is not None
     return _connected
 
 
-def _over_socket(address: str) -> Ask:
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(address)
+def over(connection: socket.socket) -> Ask:
+    """The referee at the other end of a connection."""
 
     def ask(request: dict[str, Any]) -> dict[str, Any]:
         wire.send(connection, request)

@@ -11,7 +11,7 @@ import pytest
 
 from autograder import demo
 from autograder.course import Course
-from autograder.execute import Limits
+from autograder.sandbox import Limits
 from autograder.grading import Graded, grade_course
 from autograder.release import release
 
