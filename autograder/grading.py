@@ -76,7 +76,7 @@ def _job(
     source = nbformat.writes(instructor).encode()
     try:
         raw = submission.read()
-    except (UserError, OSError) as error:
+    except UserError as error:
         return partial(refuse, instructor, str(error), exam), digest(source, str(error).encode())
     return partial(grade, instructor, raw, exam, limits), digest(source, raw)
 
