@@ -1,4 +1,4 @@
-# make demo: from a bare clone to a graded sample class.   make test: everything CI runs.   make lab: JupyterLab on the course.
+# From a bare clone: `make demo` grades a sample class, `make lab` opens the course, `make test` is what CI runs.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -21,7 +21,8 @@ demo: .venv/installed
 	$(BIN)/python -m autograder demo
 
 lab: .venv/installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m puzzles --prepare
+	$(BIN)/jupyter lab --notebook-dir work
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -50,11 +50,14 @@ class Submission:
     def read(self) -> bytes:
         """The notebook's bytes. UserError if there is not exactly one notebook to take."""
         named = self.folder / f"{self.assignment}.ipynb"
-        found = [named] if named.is_file() else sorted(self.folder.glob("*.ipynb"))
+        found = [named] if named.is_file() else sorted(each for each in self.folder.glob("*.ipynb") if each.is_file())
         if len(found) != 1:
             what = "no notebook" if not found else f"{len(found)} notebooks, none of them called {named.name}"
             raise UserError(f"The submission has {what}: hand in one file, {named.name}.")
-        return found[0].read_bytes()
+        try:
+            return found[0].read_bytes()
+        except OSError as error:
+            raise UserError(f"The submitted file {found[0].name} cannot be read: {error.strerror}.") from None
 
 
 class Course:

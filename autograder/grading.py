@@ -93,7 +93,7 @@ def _work(instructor: NotebookNode, submission: Submission) -> tuple[Work, str]:
     source = nbformat.writes(instructor).encode()
     try:
         raw = submission.read()
-    except (UserError, OSError) as error:
+    except UserError as error:
         reason = str(error)
         return lambda exam, limits, sandbox: refuse(instructor, reason, exam), digest(source, reason.encode())
     return lambda exam, limits, sandbox: grade(instructor, raw, exam, limits, sandbox), digest(source, raw)

@@ -60,7 +60,7 @@ def grade(template: NotebookNode, submission: bytes, exam: Exam, limits: Limits,
     run = execute(notebook, limits, sandbox, referee.serve)
     verdicts = {verdict.part: verdict for verdict in referee.verdicts(run.trouble or "No answers arrived.")}
     for cell in run.notebook.cells:
-        _report(cell, verdicts)
+        _report(cell, verdicts, limits)
     if run.trouble:
         notes.append(run.trouble)
     return Result("graded", tuple(verdicts.values()), tuple(notes), run.seconds, run.notebook, run.cpu_seconds, run.missing)
@@ -71,7 +71,7 @@ def refuse(template: NotebookNode, reason: str, exam: Exam) -> Result:
     notebook = deepcopy(template)
     verdicts = {part.id: exam.missing(part.id, reason) for part in exam.puzzle.parts}
     for cell in notebook.cells:
-        _report(cell, verdicts)
+        _report(cell, verdicts, Limits())
     notebook.cells.insert(0, new_markdown_cell(f"**This submission could not be graded.** {reason}", id="refused"))
     return Result("refused", tuple(verdicts.values()), (reason,), 0.0, notebook)
 
@@ -103,13 +103,13 @@ def graded_part(cell: NotebookNode) -> str | None:
     return None
 
 
-def _report(cell: NotebookNode, verdicts: dict[str, Verdict]) -> None:
+def _report(cell: NotebookNode, verdicts: dict[str, Verdict], limits: Limits) -> None:
     """Replace what a graded cell printed by the ledger's verdict, in the form nbgrader reads a score from."""
     part = graded_part(cell)
     if part is None:
         return
     verdict = verdicts[part]
-    if verdict.status == "missing" and (stopped := _error_of(cell)):
+    if verdict.status == "missing" and (stopped := _error_of(cell, limits)):
         verdict = replace(verdict, message=f"{verdict.message} {stopped}")
         verdicts[part] = verdict
     text = line(verdict.status, verdict.title, f"{verdict.score:g} of {verdict.max:g} points")
@@ -120,9 +120,14 @@ def _report(cell: NotebookNode, verdicts: dict[str, Verdict]) -> None:
     ]
 
 
-def _error_of(cell: NotebookNode) -> str:
-    errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
-    return f"{errors[0].ename}: {errors[0].evalue}." if errors else ""
+def _error_of(cell: NotebookNode, limits: Limits) -> str:
+    """What ended a cell, in a sentence; "" if nothing did."""
+    for output in cell.get("outputs", []):
+        if output.output_type == "error":
+            if output.ename in ("CellTimeoutError", "KeyboardInterrupt"):  # how a cell that takes too long is ended
+                return f"The cell was stopped after {limits.cell_seconds:g} s."
+            return f"{output.ename}: {output.evalue}."
+    return ""
 
 
 def to_json(student: str, assignment: str, result: Result) -> dict[str, Any]:

@@ -26,13 +26,17 @@ err = Console(stderr=True)
 
 def overview(argv: list[str] | None = None) -> int:
     """`python -m puzzles`: every puzzle with its progress, and the next step."""
-    argparse.ArgumentParser(prog="python -m puzzles", description=overview.__doc__).parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m puzzles", description=overview.__doc__)
+    parser.add_argument("--prepare", action="store_true", help="make your copy of every notebook that you have none of")
+    options = parser.parse_args(argv)
     table = Table(title="nanochat puzzles", title_justify="left")
     for column in ("puzzle", "", "minutes", "points"):
         table.add_column(column, justify="right" if column in ("minutes", "points") else "left")
     upcoming = None
     try:
         for puzzle in catalog.puzzles():
+            if options.prepare:
+                _own_copy(puzzle)
             state = progress.load(puzzle.id)
             score = state.score(puzzle)
             table.add_row(f"{puzzle.id}", puzzle.difficulty, str(puzzle.minutes), f"{score:g} / {puzzle.points}")

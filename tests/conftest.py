@@ -33,7 +33,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleClass:
     """The sample class of puzzle 1 down the whole road, two at a time."""
     course = demo.build(tmp_path_factory.mktemp("class") / "course", [PUZZLE])
     release(course, [PUZZLE])
-    graded = grade_course(course, list(course.submissions()), SEED, jobs=2, limits=Limits(cell_seconds=5))
+    graded = grade_course(course, list(course.submissions()), SEED, jobs=2, limits=Limits(cell_seconds=15))
     return SampleClass(course, {each.submission.student: each for each in graded})
 
 
