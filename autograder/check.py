@@ -72,7 +72,9 @@ def _in_sync(course: Course, assignment: str) -> Finding:
 def _whole_run(course: Course, assignment: str, exam: Exam, sandbox: Sandbox, which: str, wanted: float) -> Finding:
     """Run a notebook down the whole grading road; also nothing on stderr and, unsolved or solved, no traceback."""
     path = catalog.source_notebook if which == "source" else catalog.release_notebook
-    result = grade(template(assignment, course.root), path(assignment, course.root).read_bytes(), exam, Limits(), sandbox)
+    result = grade(
+        template(assignment, course.root), path(assignment, course.root).read_bytes(), exam, Limits(), sandbox
+    )
     trouble = "; ".join(noise(result))
     if result.score != wanted:
         trouble = f"it earns {result.score:g}; {trouble} " + " ".join(v.message for v in result.verdicts if v.message)

@@ -49,10 +49,9 @@ def execute(
     cells = [c for c in notebook.cells if c.cell_type == "code" and skip_tag not in c.metadata.get("tags", [])]
     for cell in cells:
         cell.outputs, cell.execution_count = [], None
-    with sandbox.start(limits) as process:
-        with _served(process.referee, serve):
-            trouble = _converse(process, cells, limits)
-            ending = process.end()
+    with sandbox.start(limits) as process, _served(process.referee, serve):
+        trouble = _converse(process, cells, limits)
+        ending = process.end()
     return Run(notebook, time.monotonic() - started, trouble, ending["cpu_seconds"], tuple(sandbox.missing))
 
 

@@ -75,7 +75,9 @@ def recorded(course: Course, submission: Submission) -> tuple[str, int, Result] 
     if not saved:
         return None
     verdicts = tuple(Verdict(**verdict) for verdict in saved["verdicts"])
-    result = Result(saved["status"], verdicts, tuple(saved["notes"]), saved["seconds"], notebook, 0.0, tuple(saved["missing"]))
+    result = Result(
+        saved["status"], verdicts, tuple(saved["notes"]), saved["seconds"], notebook, 0.0, tuple(saved["missing"])
+    )
     return saved["digest"], saved["seed"], result
 
 

@@ -63,7 +63,9 @@ def grade(template: NotebookNode, submission: bytes, exam: Exam, limits: Limits,
         _report(cell, verdicts, limits)
     if run.trouble:
         notes.append(run.trouble)
-    return Result("graded", tuple(verdicts.values()), tuple(notes), run.seconds, run.notebook, run.cpu_seconds, run.missing)
+    return Result(
+        "graded", tuple(verdicts.values()), tuple(notes), run.seconds, run.notebook, run.cpu_seconds, run.missing
+    )
 
 
 def refuse(template: NotebookNode, reason: str, exam: Exam) -> Result:

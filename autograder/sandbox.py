@@ -4,7 +4,6 @@ The other side of this is `autograder.guest`. docs/security.md says what is prom
 """
 
 import contextlib
-import glob
 import json
 import os
 import shutil
@@ -142,14 +141,15 @@ class Sandbox:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
+        readable = [*_SYSTEM_PATHS, sys.prefix, sys.base_prefix, str(course)]
         settings = {
             "layers": self._layers(),
             "imports": self._imports,
-            "readable": [*_SYSTEM_PATHS, sys.prefix, sys.base_prefix, str(course)],
-            "devices": glob.glob("/dev/nvidia*"),
+            "readable": readable,
+            "devices": [str(path) for path in Path("/dev").glob("nvidia*")],
             "root": str(self._folder / "root"),
         }
-        if places := secret_places(settings["readable"]):
+        if places := secret_places(readable):
             self.missing.setdefault("private root", f"{places[0]} lies where submissions must be able to read")
         self._control.sendall(json.dumps(settings).encode())
         self._ready = False
@@ -205,7 +205,7 @@ class Sandbox:
     @contextlib.contextmanager
     def _start(self, limits: Limits, lock: Any = contextlib.nullcontext()) -> Iterator[Process]:  # noqa: B008
         pairs = [socket.socketpair() for _ in range(3)]
-        process = Process(*(ours for ours, _ in pairs))
+        process = Process(pairs[0][0], pairs[1][0], pairs[2][0])
         workdir = tempfile.mkdtemp(prefix="work-", dir=self._folder)
         request = {
             "cell_seconds": limits.cell_seconds,

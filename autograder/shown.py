@@ -1,4 +1,4 @@
-"""What a submission may see of the course: a folder with nanochat but for what a puzzle hides, and the learner's side."""
+"""What a submission may see of the course: nanochat but for what a puzzle hides, and the learner's side."""
 
 import shutil
 from importlib.util import find_spec

@@ -11,9 +11,9 @@ import pytest
 
 from autograder import demo
 from autograder.course import Course
-from autograder.sandbox import Limits
 from autograder.grading import Graded, grade_course
 from autograder.release import release
+from autograder.sandbox import Limits
 
 SEED = 7
 PUZZLE = "01_transformer_blueprint"

@@ -208,7 +208,6 @@ def test_the_grade_command_prints_one_json_object(sample, tmp_path, run: Command
         (["grade", "--course", "/nowhere"], "no course folder"),
         (["grade", "--assignment", "99_none"], "no assignment '99_none'"),
         (["grade", "--jobs", "0"], "--jobs 0"),
-        (["grade", "--strict"], "without --strict"),
         (["release", "99_none"], "no assignment '99_none'"),
         (["export", "--format", "xml"], "invalid choice"),
     ],

@@ -15,6 +15,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -135,8 +136,7 @@ def _steps(settings: dict[str, Any], request: dict[str, Any]) -> dict[str, Calla
 
 
 def _address_space() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _forget_the_zygote(request: dict[str, Any]) -> None:

@@ -133,11 +133,9 @@ class Shell(InteractiveShell):
         """Nothing: there is no event loop to join."""
 
 
-def run_cells(
-    shell: Shell, cells: list[str], cell_seconds: float, send: Callable[[dict[str, Any]], None]
-) -> None:
+def run_cells(shell: Shell, cells: list[str], cell_seconds: float, send: Callable[[dict[str, Any]], None]) -> None:
     """Run one cell after the other; one that raises does not stop the rest. Sends {"begin": number} before and
-    {"end": number, "count", "outputs"} after each, and {"done": true} at last. SIGINT stops the cell that is running."""
+    {"end": number, "count", "outputs"} after each, and {"done": true} at last. SIGINT stops the cell that runs."""
     sys.stdout, sys.stderr = _Stream("stdout"), _Stream("stderr")
     running = False
 
@@ -161,7 +159,11 @@ def run_cells(
 
 
 def _bundle(kind: str, data: dict, metadata: dict | None) -> dict[str, Any]:
-    return {"output_type": kind, "data": {mime: _text(value) for mime, value in data.items()}, "metadata": metadata or {}}
+    return {
+        "output_type": kind,
+        "data": {mime: _text(value) for mime, value in data.items()},
+        "metadata": metadata or {},
+    }
 
 
 def _text(value: Any) -> Any:

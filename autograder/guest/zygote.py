@@ -3,8 +3,8 @@
 `main` starts in a fresh interpreter with an empty environment. It moves into namespaces of its own while it is small
 and single-threaded, imports, and then serves: a request on the control socket brings three descriptors, for the child's
 link to the grader, for its link to the referee, and for its life. Over the last the grader asks for an interrupt, and
-closing it, or dying, kills the child; the zygote says there that the child has started and how it ended. What a submission says is read by
-the child alone and never enters this process.
+closing it, or dying, kills the child; the zygote says there that the child has started and how it ended. What a
+submission says is read by the child alone and never enters this process.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from nanochat import isolation
@@ -58,7 +59,7 @@ def _serve(control: socket.socket, settings: dict[str, Any]) -> NoReturn:
     shell = warm.shell(settings["imports"])
     gc.collect()
     gc.freeze()
-    _say(control, ready=True, threads=len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1)
+    _say(control, ready=True, threads=len(list(Path("/proc/self/task").iterdir())) if sys.platform == "linux" else 1)
     own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY) if "namespaces" in settings["layers"] else -1
     bell, ring = os.pipe()
     for end in (bell, ring):
