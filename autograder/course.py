@@ -15,6 +15,7 @@ from nbgrader.apps import NbGraderAPI
 from nbgrader.coursedir import CourseDirectory
 from traitlets.config import Config, PyFileConfigLoader
 
+from autograder.rebuild import MAX_BYTES
 from autograder.template import STUB
 from puzzles import catalog
 from puzzles.catalog import UserError
@@ -26,10 +27,17 @@ def configure(config: Config) -> None:
     # the percent scripts hold the solutions: nbgrader would copy them to the students
     config.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "feedback", "*.py"]
     config.ClearSolutions.code_stub = {"python": STUB}
-    config.Execute.timeout = 60
     # Rebuild does the work of ClearOutput, DeduplicateIds, OverwriteKernelspec and OverwriteCells, and survives damage
     config.Autograde.sanitize_preprocessors = [
         "autograder.preprocessors.Rebuild",
+        "nbgrader.preprocessors.CheckCellMetadata",
+    ]
+    # nbgrader's own, but the notebook runs in a sandbox before a referee
+    config.Autograde.autograde_preprocessors = [
+        "autograder.preprocessors.Execute",
+        "nbgrader.preprocessors.LimitOutput",
+        "nbgrader.preprocessors.SaveAutoGrades",
+        "nbgrader.preprocessors.AssignLatePenalties",
         "nbgrader.preprocessors.CheckCellMetadata",
     ]
     config.GenerateFeedback.preprocessors = [
@@ -54,8 +62,11 @@ class Submission:
         if len(found) != 1:
             what = "no notebook" if not found else f"{len(found)} notebooks, none of them called {named.name}"
             raise UserError(f"The submission has {what}: hand in one file, {named.name}.")
+        if found[0].is_symlink() or self.folder.is_symlink():
+            raise UserError(f"The submission is a link: hand in the file itself, {named.name}.")
         try:
-            return found[0].read_bytes()
+            with found[0].open("rb") as file:
+                return file.read(MAX_BYTES + 1)
         except OSError as error:
             raise UserError(f"The submitted file {found[0].name} cannot be read: {error.strerror}.") from None
 

@@ -3,7 +3,6 @@
 Instructors open graded notebooks in pages that may change grades, so nothing in them may run.
 """
 
-import html
 import re
 from typing import Any
 
@@ -12,16 +11,18 @@ from bleach.css_sanitizer import CSSSanitizer
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
+from autograder.rebuild import without_html
+from puzzles.show import MIME
+
 MAX_OUTPUTS = 100
 MAX_CHARACTERS = 300_000
 MAX_IMAGE_CHARACTERS = 4 * 2**20
 _IMAGES = ("image/png", "image/jpeg", "image/gif")
-_MARKUP = ("text/html", "text/markdown")
-_TEXTS = ("text/plain", "text/latex", *_MARKUP)
-_OURS = re.compile(r"application/vnd\.nanochat-puzzles\+json")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 # what puzzles.plots makes: too long for a parser in Python to read again and again
 _PICTURE = re.compile(r'<img alt="[^"<>]*" src="data:image/png;base64,[A-Za-z0-9+/=]*" style="max-width:100%">')
+# everything below a blank but tab, line ends, backspace and the escape of a colour; the C1 controls
+_CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 _CLEANER = Cleaner(
     tags={
         *("a", "abbr", "b", "blockquote", "br", "caption", "code", "dd", "details", "div", "dl", "dt", "em"),
@@ -70,11 +71,15 @@ def _bundle(data: dict[str, Any]) -> dict[str, Any]:
         if mime in _IMAGES and isinstance(value, str) and len(value) <= MAX_IMAGE_CHARACTERS:
             if _BASE64.fullmatch(value):
                 kept[mime] = value
-        elif mime in _MARKUP and isinstance(value, str) and _PICTURE.fullmatch(value):
-            kept[mime] = value[:MAX_IMAGE_CHARACTERS]
-        elif mime in _TEXTS and isinstance(value, str):
-            kept[mime] = _CLEANER.clean(_text(value)) if mime in _MARKUP else _text(value)
-        elif _OURS.fullmatch(mime) and isinstance(value, dict):
+        elif mime == "text/html" and isinstance(value, str) and _PICTURE.fullmatch(value[:MAX_IMAGE_CHARACTERS]):
+            kept[mime] = value
+        elif mime == "text/html" and isinstance(value, str):
+            kept[mime] = _CLEANER.clean(_text(value))
+        elif mime in ("text/markdown", "text/latex") and isinstance(value, str):
+            kept[mime] = without_html(_text(value))
+        elif mime == "text/plain" and isinstance(value, str):
+            kept[mime] = _text(value)
+        elif mime == MIME and isinstance(value, dict):
             kept[mime] = {str(k): v for k, v in value.items() if isinstance(v, (str, float, int))}
     return kept or {"text/plain": ""}
 
@@ -83,12 +88,3 @@ def _text(text: str) -> str:
     """Bounded, and without what a file in UTF-8 cannot hold or a terminal obeys (colours stay)."""
     text = text[:MAX_CHARACTERS].encode("utf-8", "replace").decode()
     return _CONTROL.sub("\ufffd", text)
-
-
-# everything below a blank but tab, line ends, backspace and the escape of a colour; the C1 controls
-_CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
-
-
-def escape(text: str) -> str:
-    """Text that a submission chose, to stand in markdown."""
-    return html.escape(text)

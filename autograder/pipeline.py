@@ -56,16 +56,19 @@ def grade(template: NotebookNode, submission: bytes, exam: Exam, limits: Limits,
         notebook, notes = rebuild(template, submission)
     except Refused as refusal:
         return refuse(template, str(refusal), exam)
+    result = examine(notebook, exam, limits, sandbox)
+    return replace(result, notes=(*notes, *result.notes))
+
+
+def examine(notebook: NotebookNode, exam: Exam, limits: Limits, sandbox: Sandbox) -> Result:
+    """Run a rebuilt notebook (changed in place) before a referee."""
     referee = Referee(exam)
     run = execute(notebook, limits, sandbox, referee.serve)
     verdicts = {verdict.part: verdict for verdict in referee.verdicts(run.trouble or "No answers arrived.")}
     for cell in run.notebook.cells:
         _report(cell, verdicts, limits)
-    if run.trouble:
-        notes.append(run.trouble)
-    return Result(
-        "graded", tuple(verdicts.values()), tuple(notes), run.seconds, run.notebook, run.cpu_seconds, run.missing
-    )
+    notes = (run.trouble,) if run.trouble else ()
+    return Result("graded", tuple(verdicts.values()), notes, run.seconds, run.notebook, run.cpu_seconds, run.missing)
 
 
 def refuse(template: NotebookNode, reason: str, exam: Exam) -> Result:

@@ -1,14 +1,23 @@
-"""Our steps inside stock nbgrader: `nbgrader autograde` uses them through nbgrader_config.py."""
+"""Our steps inside stock nbgrader: `nbgrader autograde` and Formgrader use them through nbgrader_config.py."""
 
+import atexit
+import os
+from functools import cache
 from pathlib import Path
 
 import nbformat
 from nbconvert.exporters.exporter import ResourcesDict
 from nbformat import NotebookNode
 from nbgrader.preprocessors import NbGraderPreprocessor
+from traitlets import Float
 
+from autograder.exam import Exam, fresh_seed
+from autograder.pipeline import examine
 from autograder.rebuild import rebuild
+from autograder.sandbox import Limits, Sandbox, losses
 from autograder.template import template
+from autograder.warmth import sandbox_for
+from puzzles.submit import SEED_VARIABLE
 
 
 class Rebuild(NbGraderPreprocessor):
@@ -22,3 +31,35 @@ class Rebuild(NbGraderPreprocessor):
         for note in notes:
             self.log.warning(note)
         return rebuilt, resources
+
+
+class Execute(NbGraderPreprocessor):
+    """Runs the rebuilt notebook in a sandbox, examined by a referee outside of it, in place of nbgrader's own step."""
+
+    cell_seconds = Float(60.0, help="Seconds a cell may take.").tag(config=True)
+
+    def preprocess(self, nb: NotebookNode, resources: ResourcesDict) -> tuple[NotebookNode, ResourcesDict]:
+        """The executed notebook with the ledger's scores; what went wrong goes to the log."""
+        assignment = resources["nbgrader"]["assignment"]
+        sandbox = _sandbox(assignment, Path.cwd())
+        result = examine(nb, _exam(assignment), Limits(cell_seconds=self.cell_seconds), sandbox)
+        for note in result.notes:
+            self.log.warning(note)
+        if not result.isolated:
+            self.log.warning("Submissions are not isolated on this machine: %s", losses(result.missing))
+        return result.notebook, resources
+
+
+@cache
+def _exam(assignment: str) -> Exam:
+    """The same cases for everyone this process grades."""
+    seed = os.environ.get(SEED_VARIABLE)
+    return Exam(assignment, int(seed) if seed else fresh_seed())
+
+
+@cache
+def _sandbox(assignment: str, course: Path) -> Sandbox:
+    """Kept warm for as long as this process, a command or Formgrader's server, lives."""
+    sandbox = sandbox_for(assignment, course)
+    atexit.register(sandbox.close)
+    return sandbox

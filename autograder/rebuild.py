@@ -6,6 +6,7 @@ done to them in the submission is without effect.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 MAX_BYTES = 64 * 2**20
 MAX_SOURCE_CHARACTERS = 2**20
+
+
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_SCRIPT_LINK = re.compile(r"(java|vb)script\s*:", re.IGNORECASE)
 
 
 class Refused(Exception):
@@ -87,7 +92,14 @@ def _read_cell(item: Any) -> Cell | None:
     grade_id = nbgrader.get("grade_id") if isinstance(nbgrader, dict) else None
     names = tuple(name for name in (grade_id, item.get("id")) if isinstance(name, str))
     # a lone surrogate is legal JSON and cannot be written back as UTF-8
-    return Cell(item["cell_type"], source.encode("utf-8", "replace").decode(), names)
+    source = source.encode("utf-8", "replace").decode()
+    return Cell(item["cell_type"], without_html(source) if item["cell_type"] == "markdown" else source, names)
+
+
+def without_html(markdown: str) -> str:
+    """Markdown in which tags are text and no link runs a script: it is read in pages that can change grades. The
+    sanitizer of nbconvert would take the headings and tables of the instructor's text with it."""
+    return _SCRIPT_LINK.sub(r"\1script;", _TAG.sub("&lt;", markdown))
 
 
 def _assign(

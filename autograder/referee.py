@@ -7,7 +7,7 @@ from autograder.exam import Exam, Verdict
 from puzzles import wire
 from puzzles.catalog import UserError
 
-MAX_REQUESTS = 200
+MAX_REQUESTS = 64
 
 
 class Referee:

@@ -116,6 +116,11 @@ class Sandbox:
             raise
 
     @property
+    def pid(self) -> int:
+        """The process that started the zygote, or, without namespaces, the zygote itself."""
+        return self._process.pid
+
+    @property
     def isolated(self) -> bool:
         """Whether every protection that docs/security.md promises is in force."""
         self.ready()

@@ -16,6 +16,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 MAX_FRAME_BYTES = 64 * 2**20
+# JSON swells to many times its size when it is read
+MAX_DOCUMENT_BYTES = 4 * 2**20
 MAX_DEPTH = 32
 _HEADER = struct.Struct(">QQ")
 
@@ -45,6 +47,10 @@ def encode(value: Any) -> bytes:
     tensors: dict[str, torch.Tensor] = {}
     document = json.dumps(_to_json(value, tensors, 0)).encode()
     blob = save_tensors(tensors)
+    if len(document) > MAX_DOCUMENT_BYTES:
+        raise WireError(
+            f"all but its tensors is {len(document) / 2**20:.0f} MiB; at most {MAX_DOCUMENT_BYTES // 2**20} travel"
+        )
     if len(document) + len(blob) > MAX_FRAME_BYTES:
         size = (len(document) + len(blob)) / 2**20
         raise WireError(f"the message is {size:.0f} MiB; at most {MAX_FRAME_BYTES // 2**20} MiB travel")
@@ -69,7 +75,7 @@ def send(connection: socket.socket, value: Any) -> None:
 def receive(connection: socket.socket) -> Any:
     """The next frame's value. Raises EOFError when the other side has closed, WireError for a bad frame."""
     document_len, blob_len = _HEADER.unpack(_read(connection, _HEADER.size))
-    if document_len + blob_len > MAX_FRAME_BYTES:
+    if document_len > MAX_DOCUMENT_BYTES or document_len + blob_len > MAX_FRAME_BYTES:
         raise WireError("the message announces more bytes than may travel")
     return decode(_read(connection, document_len), _read(connection, blob_len))
 

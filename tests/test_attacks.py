@@ -1,0 +1,168 @@
+"""Hostile submissions of every class: none gains a point, reads a secret, outlives its run or harms its neighbour.
+
+Each is a submission graded by the real engine, at the same time as an honest one. The notebook is puzzle 1's, cut down
+to two parts, so that a case takes tenths of a second.
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+from autograder.exam import Exam
+from autograder.pipeline import Result, grade, to_json
+from autograder.sandbox import Limits, Sandbox
+from autograder.template import solution_cells, template
+from autograder.variants import source
+from autograder.warmth import sandbox_for
+from puzzles import catalog
+from tests.attacks import Attack, exhausting, forging, pages, protocol, stealing, tampering
+
+PUZZLE = "01_transformer_blueprint"
+KEPT = ("imports", "widths", "check-widths", "test-widths", "window_sizes", "check-window_sizes", "test-window_sizes")
+HONEST = 25.0
+SECRET = "SECRET-5f1c"
+LIMITS = Limits(cell_seconds=2.0, grace_seconds=1.0, notebook_seconds=20.0, memory_bytes=2**30, disk_bytes=2**24)
+# a neighbour is not to lose a point for living on a busy machine
+PATIENT = Limits(cell_seconds=60.0)
+CLASSES = {
+    module.__name__.rpartition(".")[2]: module.ATTACKS
+    for module in (forging, stealing, exhausting, protocol, tampering, pages)
+}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where attacks take place: the sandbox, and a machine with something to steal."""
+
+    sandbox: Sandbox
+    template: NotebookNode
+    exam: Exam
+    home: Path
+    course: Path
+
+    def submission(self, code: dict[str, str]) -> NotebookNode:
+        notebook = deepcopy(self.template)
+        for name, cell in solution_cells(notebook).items():
+            cell.source = code.get(name, cell.source)
+        return notebook
+
+    def grade(self, raw: bytes, limits: Limits) -> Result:
+        return grade(self.template, raw, self.exam, limits, self.sandbox)
+
+    def files(self) -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for root in (self.home, self.course) for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    home, course = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("course")
+    (home / "secret.txt").write_text(SECRET)
+    other = course / "submitted" / "other" / PUZZLE / f"{PUZZLE}.ipynb"
+    for path in (course / "gradebook.db", course / "source" / "solution.txt", other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(SECRET)
+    for folder in (home, course):
+        folder.chmod(0o755)
+    small = template(PUZZLE)
+    small.cells = [cell for cell in small.cells if cell.id in KEPT or cell.id == "why_windows"]
+    os.environ["GRADERS_SECRET"] = SECRET
+    try:
+        with sandbox_for(PUZZLE) as sandbox:
+            assert sandbox.isolated, sandbox.missing
+            yield Ground(sandbox, small, Exam(PUZZLE, 5), home, course)
+    finally:
+        del os.environ["GRADERS_SECRET"]
+
+
+@pytest.fixture(scope="module")
+def honest(ground: Ground) -> bytes:
+    solutions = {name: cell.source for name, cell in solution_cells(source(PUZZLE)).items()}
+    return nbformat.writes(ground.submission(solutions)).encode()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [pytest.param(attack, id=f"{name}: {attack.name}") for name, attacks in CLASSES.items() for attack in attacks],
+)
+def test_attack(attack: Attack, ground: Ground, honest: bytes):
+    names = {"ROOT": str(catalog.ROOT), "HOME": str(ground.home), "COURSE": str(ground.course), "GRADER": os.getpid()}
+    code = "".join(f"{name} = {value!r}\n" for name, value in names.items()) + attack.code
+    document = json.loads(nbformat.writes(ground.submission({"widths": code})))
+    raw = json.dumps(attack.tamper(document) if attack.tamper else document).encode()
+    before = ground.files()
+    started = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        neighbour = pool.submit(ground.grade, honest, PATIENT)
+        result = pool.submit(ground.grade, raw, LIMITS).result()
+    assert neighbour.result().score == HONEST
+    assert result.score == 0
+    said = nbformat.writes(result.notebook) + json.dumps(to_json("student", PUZZLE, result))
+    assert "LOOT" not in printed(result), printed(result)
+    assert SECRET not in said
+    assert ground.files() == before
+    assert processes(ground.sandbox) == 1
+    assert len(said) < 40 * 2**20
+    assert time.monotonic() - started < 120
+    assert not list(harmful(result.notebook)), list(harmful(result.notebook))
+
+
+def printed(result: Result) -> str:
+    """What was printed; tracebacks quote the attack's own source."""
+    return "\n".join(o.get("text", "") for cell in result.notebook.cells for o in cell.get("outputs", []))
+
+
+def processes(sandbox: Sandbox) -> int:
+    """How many processes descend from the one that started the zygote; only the zygote, once a submission is through.
+    Whatever loses its parent in there becomes the zygote's child."""
+    parents = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    below = {sandbox.pid}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    return len(below) - 1
+
+
+HARMFUL = re.compile(
+    r"<script|<svg|<iframe|<style|<form|<input|<base|onerror=|onload=|onclick=|javascript:|url\(", re.I
+)
+CONTROL = re.compile(r"[\x00-\x07\x0e-\x1a\x7f-\x9f]|\x1b(?!\[[0-9;]*m)")
+
+
+def harmful(notebook: NotebookNode) -> Iterator[str]:
+    """What a browser would run or a terminal obey. Streams and errors are escaped wherever they are shown."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (cell.id.startswith("added") or cell.id == "why_windows"):
+            text = re.sub(r"&lt;[^>]*>?", "", cell.source)
+            if HARMFUL.search(text):
+                yield text
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if (
+                data.keys()
+                - {"text/plain", "text/html", "text/markdown", "text/latex", "image/png", "image/jpeg"}
+                - {"application/vnd.nanochat-puzzles+json"}
+            ):
+                yield str(data.keys())
+            for mime, value in data.items():
+                if mime in ("text/html", "text/markdown", "text/latex") and HARMFUL.search(
+                    re.sub(r"&lt;.*?(?:&gt;|>)", "", value, flags=re.S)
+                ):
+                    yield value
+            for text in (output.get("text", ""), output.get("evalue", "")):
+                if CONTROL.search(text):
+                    yield repr(text)
