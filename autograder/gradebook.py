@@ -4,15 +4,20 @@ The graded notebook is written last and by rename: while it is not there, the su
 rerun does it again from the start.
 """
 
+import contextlib
 import os
 import shutil
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
+from filelock import FileLock, Timeout
 from nbconvert.exporters.exporter import ResourcesDict
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.preprocessors import AssignLatePenalties, SaveAutoGrades
+from sqlalchemy.exc import OperationalError
 
 from autograder.course import Course, Submission
 from autograder.exam import Verdict
@@ -21,6 +26,8 @@ from puzzles.catalog import UserError
 
 # Where a graded notebook keeps what the gradebook has no room for.
 METADATA_KEY = "nanochat_puzzles"
+# How long another program (Formgrader, a backup) may keep the database to itself.
+LOCKED_SECONDS = 60.0
 
 
 def require_assignment(course: Course, assignment: str) -> None:
@@ -34,9 +41,50 @@ def require_assignment(course: Course, assignment: str) -> None:
             ) from None
 
 
+@contextlib.contextmanager
+def only_writer(course: Course) -> Iterator[None]:
+    """Keep other grading runs out of the course while the block runs; clear away what a killed one has left.
+    UserError if there is another. A lock dies with its process, however that dies."""
+    folder = course.root / "autograded"
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / ".grading.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"Another run is grading {course.root}: wait for it, or stop it.") from None
+    try:
+        for leftover in folder.glob("*/.*.half"):
+            shutil.rmtree(leftover)
+        yield
+    finally:
+        lock.release()
+
+
 def record(course: Course, submission: Submission, result: Result, digest: str, seed: int) -> None:
     """Save scores, late penalty and graded notebook of one submission. Comments and manual scores that a person has
-    given are kept, as nbgrader keeps them."""
+    given are kept, as nbgrader keeps them. Waits for a locked database. UserError if it stays locked or nothing can be
+    written; doing it again, by then or in another run, puts everything right."""
+    give_up = time.monotonic() + LOCKED_SECONDS
+    while True:
+        try:
+            _record(course, submission, result, digest, seed)
+        except OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise UserError(
+                    f"The gradebook cannot be written ({error.orig}): put that right and run the command again. "
+                    "What was graded is kept."
+                ) from None
+            time.sleep(0.2)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or course.root} cannot be written ({error.strerror}): put that right and run the "
+                "command again. What was graded is kept."
+            ) from None
+        else:
+            return
+
+
+def _record(course: Course, submission: Submission, result: Result, digest: str, seed: int) -> None:
     coursedir = course.nbgrader.coursedir
     timestamp = coursedir.get_existing_timestamp(str(submission.folder))
     with Gradebook(course.db_url, coursedir.course_id) as gradebook:
@@ -100,7 +148,7 @@ def scores(course: Course, assignment: str) -> dict[str, dict[str, float]]:
 
 
 def _replace_folder(target: Path, submission: Submission, notebook: str) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.new.half")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     (temporary / f"{submission.assignment}.ipynb").write_text(notebook)
@@ -109,7 +157,7 @@ def _replace_folder(target: Path, submission: Submission, notebook: str) -> None
         # nbgrader compares the two to see whether a submission is newer than its grade
         shutil.copy(timestamp, temporary)
     if target.exists():
-        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        old = target.with_name(f".{target.name}.old.half")
         os.replace(target, old)
         os.replace(temporary, target)
         # nbgrader leaves graded files read-only

@@ -1,8 +1,8 @@
 """Grade a course: every submission through the pipeline, in parallel, recorded by one writer."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import nbformat
@@ -13,7 +13,7 @@ from autograder import gradebook
 from autograder.course import Course, Submission, digest
 from autograder.exam import Exam
 from autograder.pipeline import Result, grade, grade_all, refuse
-from autograder.sandbox import Limits, Sandbox, require_isolation
+from autograder.sandbox import Limits, require_isolation
 from autograder.template import template
 from autograder.warmth import sandbox_for
 from puzzles.catalog import UserError
@@ -21,7 +21,8 @@ from puzzles.catalog import UserError
 
 @dataclass(frozen=True)
 class Graded:
-    """A submission and its result; `fresh` is False if an earlier run had graded these very bytes."""
+    """A submission and its result, whose notebook is on disk only; `fresh` is False if an earlier run had graded these
+    very bytes."""
 
     submission: Submission
     result: Result
@@ -41,62 +42,61 @@ def grade_course(
     """Grade what has not been graded yet (everything with `force`) and yield each submission once it is recorded.
 
     Every submission of an assignment gets the same cases. A rerun after a kill does only what is missing: a submission
-    counts as graded once its graded notebook is in place. With `strict`, UserError unless all is isolated."""
+    counts as graded once its graded notebook is in place. UserError if another run is grading the course, if the disk
+    is full or the gradebook stays locked (what is recorded stays), and with `strict` unless all is isolated."""
     limits = limits or Limits()
     templates = {name: template(name, course.root) for name in {s.assignment for s in submissions}}
     for name in templates:
         gradebook.require_assignment(course, name)
     exams = {name: Exam(name, seed) for name in templates}
-    digests: dict[Submission, str] = {}
-    waiting: list[Submission] = []
-    work: dict[Submission, Work] = {}
+    sources = {name: nbformat.writes(notebook).encode() for name, notebook in templates.items()}
     task = progress.add_task("grading", total=len(submissions)) if progress else None
 
-    def done() -> None:
+    def done(submission: Submission, result: Result, fresh: bool) -> Graded:
         if progress and task is not None:
             progress.advance(task)
+        return Graded(submission, replace(result, notebook=NotebookNode()), fresh)
 
-    for submission in submissions:
-        work[submission], digests[submission] = _work(templates[submission.assignment], submission)
-        earlier = None if force else gradebook.recorded(course, submission)
-        if earlier and earlier[0] == digests[submission]:
-            done()
-            yield Graded(submission, earlier[2], fresh=False)
-        else:
-            waiting.append(submission)
-    with contextlib.ExitStack() as open_sandboxes:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(gradebook.only_writer(course))
+        waiting: list[Submission] = []
+        for submission in submissions:
+            earlier = None if force else gradebook.recorded(course, submission)
+            if earlier and earlier[0] == digest(sources[submission.assignment], _content(submission)):
+                yield done(submission, earlier[2], fresh=False)
+            else:
+                waiting.append(submission)
         sandboxes = {
-            name: open_sandboxes.enter_context(sandbox_for(name, course.root))
-            for name in dict.fromkeys(s.assignment for s in waiting)
+            name: stack.enter_context(sandbox_for(name, course.root))
+            for name in dict.fromkeys(submission.assignment for submission in waiting)
         }
         if strict:
             for sandbox in sandboxes.values():
                 require_isolation(sandbox)
 
-        def job(submission: Submission) -> Result:
+        def job(submission: Submission) -> tuple[str, Result]:
+            """The digest of what was graded, which may have changed since, and the result."""
             name = submission.assignment
-            return work[submission](exams[name], limits, sandboxes[name])
+            try:
+                raw = submission.read()
+            except UserError as error:
+                return digest(sources[name], str(error).encode()), refuse(templates[name], str(error), exams[name])
+            return digest(sources[name], raw), grade(templates[name], raw, exams[name], limits, sandboxes[name])
 
-        for submission, result in grade_all(((each, partial(job, each)) for each in waiting), jobs):
-            if isinstance(result, BaseException):
-                raise result
-            gradebook.record(course, submission, result, digests[submission], seed)
-            done()
-            yield Graded(submission, result, fresh=True)
+        for submission, outcome in grade_all(((each, partial(job, each)) for each in waiting), jobs):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            graded, result = outcome
+            gradebook.record(course, submission, result, graded, seed)
+            yield done(submission, result, fresh=True)
 
 
-Work = Callable[[Exam, Limits, Sandbox], Result]
-
-
-def _work(instructor: NotebookNode, submission: Submission) -> tuple[Work, str]:
-    """What grades a submission, and the digest of everything its grade depends on but the seed."""
-    source = nbformat.writes(instructor).encode()
+def _content(submission: Submission) -> bytes:
+    """What a submission's grade depends on: its bytes, or the reason why it has none."""
     try:
-        raw = submission.read()
+        return submission.read()
     except UserError as error:
-        reason = str(error)
-        return lambda exam, limits, sandbox: refuse(instructor, reason, exam), digest(source, reason.encode())
-    return lambda exam, limits, sandbox: grade(instructor, raw, exam, limits, sandbox), digest(source, raw)
+        return str(error).encode()
 
 
 def progress_bar() -> Progress:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_output
@@ -16,6 +17,9 @@ from autograder.rebuild import Refused, rebuild
 from autograder.referee import Referee
 from autograder.sandbox import Limits, Sandbox, isolated
 from puzzles.show import line
+
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,19 @@ def refuse(template: NotebookNode, reason: str, exam: Exam) -> Result:
     return Result("refused", tuple(verdicts.values()), (reason,), 0.0, notebook)
 
 
-def grade_all(
-    jobs: Iterable[tuple[Any, Callable[[], Result]]], workers: int
-) -> Iterator[tuple[Any, Result | BaseException]]:
+def grade_all(jobs: Iterable[tuple[K, Callable[[], T]]], workers: int) -> Iterator[tuple[K, T | BaseException]]:
     """Run the jobs (a key and a function each) on `workers` threads and yield (key, result) as they finish. What a job
-    raises is its result: one submission never stops another."""
+    raises is its result: one submission never stops another. Jobs are taken, and results made, only a few ahead of
+    whoever consumes them, so that a large class takes no more memory than a small one."""
     with ThreadPoolExecutor(workers) as pool:
-        pending: dict[Future, Any] = {pool.submit(job): key for key, job in jobs}
+        pending: dict[Future[T], K] = {}
+        waiting = iter(jobs)
         try:
-            while pending:
+            while True:
+                for key, job in islice(waiting, 2 * workers - len(pending)):
+                    pending[pool.submit(job)] = key
+                if not pending:
+                    return
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     key = pending.pop(future)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import site
 import socket
 import subprocess
@@ -153,6 +154,7 @@ class Sandbox:
             "readable": readable,
             "devices": [str(path) for path in Path("/dev").glob("nvidia*")],
             "root": str(self._folder / "root"),
+            "folder": str(self._folder),
         }
         if places := secret_places(readable):
             self.missing.setdefault("private root", f"{places[0]} lies where submissions must be able to read")
@@ -169,7 +171,7 @@ class Sandbox:
                     if layer in self.missing:
                         raise RuntimeError(f"The sandbox cannot start: {layer}: {reason}.")
                     self.missing[layer] = reason
-                    self._stop()
+                    self._kill()
                     self._launch()
                 else:
                     self._ready = True
@@ -233,18 +235,20 @@ class Sandbox:
             process.end()
             shutil.rmtree(workdir, ignore_errors=True)
 
-    def _stop(self) -> None:
+    def _kill(self) -> None:
         self._control.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def close(self) -> None:
         """End the zygote and everything below it."""
         if hasattr(self, "_process"):
-            self._stop()
+            self._control.close()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> "Sandbox":

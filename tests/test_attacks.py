@@ -20,11 +20,12 @@ from nbformat import NotebookNode
 
 from autograder.exam import Exam
 from autograder.pipeline import Result, grade, to_json
-from autograder.sandbox import Limits, Sandbox
+from autograder.sandbox import LAYERS, Limits, Sandbox, require_isolation
 from autograder.template import solution_cells, template
 from autograder.variants import source
 from autograder.warmth import sandbox_for
 from puzzles import catalog
+from puzzles.catalog import UserError
 from tests.attacks import Attack, exhausting, forging, pages, protocol, stealing, tampering
 
 PUZZLE = "01_transformer_blueprint"
@@ -166,3 +167,33 @@ def harmful(notebook: NotebookNode) -> Iterator[str]:
             for text in (output.get("text", ""), output.get("evalue", "")):
                 if CONTROL.search(text):
                     yield repr(text)
+
+
+def test_the_attacks_would_be_noticed(ground: Ground):
+    """Without the walls around the files, the attack on the gradebook does get its loot."""
+    attack = next(each for each in stealing.ATTACKS if each.name == "the gradebook")
+    raw = nbformat.writes(ground.submission({"widths": f"COURSE = {str(ground.course)!r}\n{attack.code}"})).encode()
+    ground.course.parent.chmod(0o755)
+    with sandbox_for(PUZZLE, without=["private root", "Landlock", "other user", "own user namespace"]) as weak:
+        assert not weak.isolated
+        result = grade(ground.template, raw, ground.exam, LIMITS, weak)
+    assert not result.isolated
+    assert "LOOT" in printed(result)
+
+
+@pytest.mark.parametrize("missing", [layer for layer in LAYERS if layer not in ("namespaces", "private root")])
+def test_what_a_kernel_refuses_is_done_without(missing: str, ground: Ground, honest: bytes):
+    """Any layer but the first two can be missing: the honest submission keeps its score, and the result says so."""
+    with sandbox_for(PUZZLE, without=[missing]) as weak:
+        result = grade(ground.template, honest, ground.exam, PATIENT, weak)
+    assert (result.score, result.missing) == (HONEST, (missing,))
+    assert result.isolated == (missing == "Landlock")
+
+
+def test_strict_refuses_a_machine_without_namespaces(ground: Ground, honest: bytes):
+    with sandbox_for(PUZZLE, without=["namespaces"]) as weak:
+        result = grade(ground.template, honest, ground.exam, PATIENT, weak)
+        with pytest.raises(UserError, match="does not allow full isolation: namespaces"):
+            require_isolation(weak)
+    assert result.score == HONEST
+    assert "namespaces" in result.missing and not result.isolated

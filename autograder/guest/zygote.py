@@ -13,6 +13,7 @@ import gc
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -48,7 +49,7 @@ def main(control_fd: int) -> NoReturn:
         first = os.fork()
         if first:
             os.waitpid(first, 0)
-            os._exit(0)
+            _leave(settings)
         isolation.die_with_parent(signal.SIGKILL)
     _serve(control, settings)
 
@@ -107,7 +108,7 @@ def _start(
     if not message:
         for other in others:
             os.kill(other.pid, signal.SIGKILL)
-        os._exit(0)
+        _leave(settings)
     request = json.loads(message)
     link, referee, life_fd = descriptors
     if own_namespace >= 0:
@@ -127,6 +128,12 @@ def _start(
     life = socket.socket(fileno=life_fd)
     _say(life, started=pid)
     return _Child(pid, life)
+
+
+def _leave(settings: dict[str, Any]) -> NoReturn:
+    """End, without the folder this sandbox was made of: if the grader was killed, nobody else would remove it."""
+    shutil.rmtree(settings["folder"], ignore_errors=True)
+    os._exit(0)
 
 
 def _bury(child: _Child) -> bool:
