@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--assignment", metavar="ID")
     grade.add_argument("--student", metavar="ID")
     grade.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="submissions at a time (default: cores)")
+    grade.add_argument("--dask", metavar="ADDR", help="let the workers of this dask scheduler do it, tcp://host:port")
     grade.add_argument("--seed", type=int, help="draw the hidden cases from this seed (default: a fresh one)")
     grade.add_argument("--force", action="store_true", help="grade again what has been graded")
     grade.add_argument("--strict", action="store_true", help="refuse to grade without full isolation")
@@ -130,7 +131,9 @@ def _grade(options: argparse.Namespace) -> int:
         progress.disable = options.json
         shown = None if options.json else progress
         graded = list(
-            grade_course(course, submissions, seed, options.jobs, limits, options.force, shown, options.strict)
+            grade_course(
+                course, submissions, seed, options.jobs, limits, options.force, shown, options.strict, options.dask
+            )
         )
     graded.sort(key=lambda each: (each.submission.assignment, each.submission.student))
     if options.json:

@@ -11,11 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from autograder import gradebook
 from autograder.course import Course, Submission, digest
-from autograder.exam import Exam
-from autograder.pipeline import Result, grade, grade_all, refuse
-from autograder.sandbox import Limits, require_isolation
+from autograder.pipeline import Result, grade_all
+from autograder.sandbox import Limits
 from autograder.template import template
-from autograder.warmth import sandbox_for
+from autograder.workplace import Unit, Workplace, on_cluster
 from puzzles.catalog import UserError
 
 
@@ -38,17 +37,18 @@ def grade_course(
     force: bool = False,
     progress: Progress | None = None,
     strict: bool = False,
+    dask: str | None = None,
 ) -> Iterator[Graded]:
     """Grade what has not been graded yet (everything with `force`) and yield each submission once it is recorded.
 
     Every submission of an assignment gets the same cases. A rerun after a kill does only what is missing: a submission
     counts as graded once its graded notebook is in place. UserError if another run is grading the course, if the disk
-    is full or the gradebook stays locked (what is recorded stays), and with `strict` unless all is isolated."""
+    is full or the gradebook stays locked (what is recorded stays), and with `strict` unless all is isolated. With
+    `dask`, the address of a scheduler, its workers do the grading; recording stays here."""
     limits = limits or Limits()
     templates = {name: template(name, course.root) for name in {s.assignment for s in submissions}}
     for name in templates:
         gradebook.require_assignment(course, name)
-    exams = {name: Exam(name, seed) for name in templates}
     sources = {name: nbformat.writes(notebook).encode() for name, notebook in templates.items()}
     task = progress.add_task("grading", total=len(submissions)) if progress else None
 
@@ -62,41 +62,34 @@ def grade_course(
         waiting: list[Submission] = []
         for submission in submissions:
             earlier = None if force else gradebook.recorded(course, submission)
-            if earlier and earlier[0] == digest(sources[submission.assignment], _content(submission)):
+            if earlier and earlier[0] == _unit(submission, sources[submission.assignment], seed, limits, strict)[0][1]:
                 yield done(submission, earlier[2], fresh=False)
             else:
                 waiting.append(submission)
-        sandboxes = {
-            name: stack.enter_context(sandbox_for(name, course.root))
-            for name in dict.fromkeys(submission.assignment for submission in waiting)
-        }
-        if strict:
-            for sandbox in sandboxes.values():
-                require_isolation(sandbox)
-
-        def job(submission: Submission) -> tuple[str, Result]:
-            """The digest of what was graded, which may have changed since, and the result."""
-            name = submission.assignment
-            try:
-                raw = submission.read()
-            except UserError as error:
-                return digest(sources[name], str(error).encode()), refuse(templates[name], str(error), exams[name])
-            return digest(sources[name], raw), grade(templates[name], raw, exams[name], limits, sandboxes[name])
-
-        for submission, outcome in grade_all(((each, partial(job, each)) for each in waiting), jobs):
+        units = (_unit(each, sources[each.assignment], seed, limits, strict) for each in waiting)
+        if dask:
+            outcomes = on_cluster(dask, units)
+        else:
+            here = stack.enter_context(Workplace())
+            outcomes = grade_all(((key, partial(here.grade, unit)) for key, unit in units), jobs)
+        for (submission, content), outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-            graded, result = outcome
-            gradebook.record(course, submission, result, graded, seed)
-            yield done(submission, result, fresh=True)
+            gradebook.record(course, submission, outcome, content, seed)
+            yield done(submission, outcome, fresh=True)
 
 
-def _content(submission: Submission) -> bytes:
-    """What a submission's grade depends on: its bytes, or the reason why it has none."""
+def _unit(
+    submission: Submission, template: bytes, seed: int, limits: Limits, strict: bool
+) -> tuple[tuple[Submission, str], Unit]:
+    """What grades a submission as it is now, under its name and the digest of what its grade depends on."""
+    raw, refusal = None, ""
     try:
-        return submission.read()
+        raw = submission.read()
     except UserError as error:
-        return str(error).encode()
+        refusal = str(error)
+    unit = Unit(submission.assignment, template.decode(), raw, refusal, seed, limits, strict)
+    return (submission, digest(template, raw if raw is not None else refusal.encode())), unit
 
 
 def progress_bar() -> Progress:

@@ -24,7 +24,11 @@ ALWAYS = (
 
 def sandbox_for(puzzle_id: str, course: Path = catalog.ROOT, without: Iterable[str] = ()) -> Sandbox:
     """The warm sandbox of a puzzle of a course."""
-    notebook = nbformat.read(catalog.source_notebook(puzzle_id, course), as_version=4)
+    return warm(puzzle_id, nbformat.read(catalog.source_notebook(puzzle_id, course), as_version=4), without)
+
+
+def warm(puzzle_id: str, notebook: NotebookNode, without: Iterable[str] = ()) -> Sandbox:
+    """A sandbox of a puzzle in which everything that `notebook` imports is ready."""
     return Sandbox(catalog.puzzle(puzzle_id), [*ALWAYS, *imports_of(notebook)], without)
 
 
