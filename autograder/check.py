@@ -16,7 +16,7 @@ from autograder.mutants import mutants
 from autograder.pipeline import Result, grade, graded_part
 from autograder.sandbox import Limits, Sandbox
 from autograder.source import sync
-from autograder.template import solution_cells, template
+from autograder.template import solution_cells, solution_lines, template
 from autograder.warmth import sandbox_for
 from puzzles import catalog
 
@@ -118,9 +118,7 @@ def _no_secrets(course: Course, assignment: str) -> Finding:
 
 def _solution_lines(course: Path, assignment: str) -> Iterator[str]:
     for cell in solution_cells(variants.source(assignment, course)).values():
-        _, _, rest = cell.source.partition("BEGIN SOLUTION")
-        solution, _, _ = rest.partition("### END SOLUTION")
-        yield from filter(None, (line.strip() for line in solution.split("\n")))
+        yield from filter(None, (line.strip() for _, line in solution_lines(cell.source)))
 
 
 def _variants(course: Course, assignment: str, exam: Exam, progress: Progress | None) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from autograder.template import solution_cells
+from autograder.template import solution_cells, solution_lines
 from autograder.variants import Variant, source
 from puzzles import catalog
 
@@ -55,27 +55,25 @@ def mutants(puzzle_id: str, course: Path = catalog.ROOT) -> Iterator[Variant]:
 
 def _mutate(code: str) -> Iterator[tuple[int, str, ast.Module]]:
     """(line, what was changed, the changed module) for each change to one spot of the solution."""
-    lines = code.split("\n")
-    first = next(i for i, line in enumerate(lines, 1) if "BEGIN SOLUTION" in line)
-    last = next(i for i, line in enumerate(lines, 1) if "END SOLUTION" in line)
+    inside = {number for number, _ in solution_lines(code)}
     tree = ast.parse(code)
-    spots = list(_spots(tree, first, last))
+    spots = list(_spots(tree, inside))
     for index, node in enumerate(spots):
         for number, (what, _) in enumerate(_changes(node)):
             changed = copy.deepcopy(tree)
-            twin = list(_spots(changed, first, last))[index]
+            twin = list(_spots(changed, inside))[index]
             replacement = list(_changes(twin))[number][1]
             module = ast.fix_missing_locations(_Replace(twin, replacement).visit(changed))
             yield node.lineno, what, cast(ast.Module, module)
 
 
-def _spots(node: ast.AST, first: int, last: int) -> Iterator[ast.stmt | ast.expr]:
-    """The nodes between two lines, without what is inside a `raise`: nobody grades an error's text."""
+def _spots(node: ast.AST, inside: set[int]) -> Iterator[ast.stmt | ast.expr]:
+    """The nodes on these lines, without what is inside a `raise`: nobody grades an error's text."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, (ast.stmt, ast.expr)) and first < child.lineno < last:
+        if isinstance(child, (ast.stmt, ast.expr)) and child.lineno in inside:
             yield child
         if not isinstance(child, ast.Raise):
-            yield from _spots(child, first, last)
+            yield from _spots(child, inside)
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:

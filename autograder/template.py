@@ -1,5 +1,6 @@
 """The template a submission is laid into: the instructor's notebook without solutions, with hidden tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -36,6 +37,17 @@ def solution_cells(notebook: NotebookNode) -> dict[str, NotebookNode]:
         for cell in notebook.cells
         if cell.metadata.get("nbgrader", {}).get("solution")
     }
+
+
+def solution_lines(source: str) -> Iterator[tuple[int, str]]:
+    """The lines of a hole that are the learner's to write, with their numbers from 1. A class may have several such
+    stretches, one a method."""
+    inside = False
+    for number, line in enumerate(source.split("\n"), 1):
+        if "BEGIN SOLUTION" in line or "END SOLUTION" in line:
+            inside = "BEGIN SOLUTION" in line
+        elif inside:
+            yield number, line
 
 
 def strip_hidden_tests(source: str) -> str:

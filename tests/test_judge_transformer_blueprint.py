@@ -5,14 +5,17 @@ import io
 import random
 import re
 from functools import cache
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from autograder import variants
 from autograder.exam import Exam, outcome
-from autograder.judges import transformer_blueprint as judges
+from autograder.judges.transformer_blueprint import JUDGES, flops, layout, parameters, positions, weights
+from autograder.judges.transformer_blueprint.cases import asked
 from autograder.pipeline import graded_part
+from nanochat import common
 from nanochat.gpt import GPTConfig
 from nanochat.recipe import build_meta_model
 from puzzles import catalog, wire
@@ -21,7 +24,7 @@ from tests import vectors_io
 PUZZLE = "01_transformer_blueprint"
 CHECKPOINTS = vectors_io.VECTORS / "checkpoint"
 PARTS = [part.id for part in catalog.puzzle(PUZZLE).parts]
-MISTAKES = [(part, sentence) for part, judge in judges.JUDGES.items() for sentence in judge.mistakes]
+MISTAKES = [(part, sentence) for part, judge in JUDGES.items() for sentence in judge.mistakes]
 
 
 def answers(exam: Exam, part: str, answer) -> dict[int, list]:
@@ -30,7 +33,7 @@ def answers(exam: Exam, part: str, answer) -> dict[int, list]:
 
 
 def test_every_part_has_a_judge():
-    assert list(judges.JUDGES) == PARTS
+    assert list(JUDGES) == PARTS
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def exam() -> Exam:
 @pytest.mark.parametrize(("part", "sentence"), MISTAKES)
 def test_a_mistake_is_caught_and_told(exam, part, sentence):
     """Every mistake differs from the oracle on some case, and the first wrong case names this one and no other."""
-    verdict = exam.mark(part, answers(exam, part, judges.JUDGES[part].mistakes[sentence]))
+    verdict = exam.mark(part, answers(exam, part, JUDGES[part].mistakes[sentence]))
     assert verdict.status == "wrong"
     assert verdict.message.endswith(f"Likely mistake: {sentence}.")
 
@@ -50,14 +53,14 @@ def test_a_mistake_is_caught_and_told(exam, part, sentence):
 def test_the_oracle_passes_its_own_exam(part):
     for seed in range(2):
         exam = Exam(PUZZLE, seed)
-        verdict = exam.mark(part, answers(exam, part, judges.JUDGES[part].oracle))
+        verdict = exam.mark(part, answers(exam, part, JUDGES[part].oracle))
         assert verdict.status == "passed", verdict.message
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_cases_follow_from_the_seed_and_survive_the_wire(part):
     def cases(seed: int) -> list:
-        return judges.JUDGES[part].cases(random.Random(seed))
+        return JUDGES[part].cases(random.Random(seed))
 
     def told(seed: int) -> bytes:
         return wire.encode(cases(seed))
@@ -74,10 +77,10 @@ def test_widths_and_windows_agree_with_the_vectors():
     for case in vectors_io.load("gpt_config")["base_train_cases"]:
         given, expected = case["input"], case["expected"]
         depth, head_dim = given["depth"], given["head_dim"]
-        size = judges.widths(depth=depth, aspect_ratio=given["aspect_ratio"], head_dim=head_dim, n_kv_head=None)
+        size = layout.widths(depth=depth, aspect_ratio=given["aspect_ratio"], head_dim=head_dim, n_kv_head=None)
         assert size == {key: expected[key] for key in ("n_embd", "n_head", "n_kv_head")}
         pattern, sequence_len = given["window_pattern"], given["max_seq_len"]
-        windows = judges.window_sizes(n_layer=depth, sequence_len=sequence_len, window_pattern=pattern)
+        windows = layout.window_sizes(n_layer=depth, sequence_len=sequence_len, window_pattern=pattern)
         assert [list(pair) for pair in windows] == expected["window_sizes"]
 
 
@@ -85,14 +88,14 @@ def test_flops_agree_with_the_vectors():
     cases = vectors_io.load("gpt_config")
     for case in [*cases["base_train_cases"], *cases["direct_cases"]]:
         given, expected = case.get("config", case.get("input")), case["expected"]
-        flops = judges.flops_per_token(
+        counted = flops.flops_per_token(
             matmul_params=expected["num_matmul_params"],
             n_head=expected["n_head"],
             head_dim=expected["n_embd"] // expected["n_head"],
             window_sizes=expected["window_sizes"],
             sequence_len=given.get("max_seq_len", given.get("sequence_len", 2048)),
         )
-        assert flops == expected["estimate_flops"]
+        assert counted == expected["estimate_flops"]
 
 
 def test_shapes_and_counts_agree_with_the_vectors():
@@ -106,17 +109,17 @@ def test_shapes_and_counts_agree_with_the_vectors():
         if tuple(size.values()) in seen:
             continue
         seen.add(tuple(size.values()))
-        shapes = judges.parameter_shapes(**size)
+        shapes = parameters.parameter_shapes(**size)
         assert shapes["transformer.wte.weight"][0] == expected["padded_vocab_size"]
         with_table = {name.split(".")[1] for name in shapes if name.startswith("value_embeds.")}
         assert with_table == {str(i) for i in expected["ve_layers"]}
-        assert judges.param_counts(shapes) == expected["num_scaling_params"]
+        assert parameters.param_counts(shapes) == expected["num_scaling_params"]
     assert len(seen) > 10
 
 
 def test_the_shapes_of_depth_4_agree_with_the_vectors():
     expected = {name: tuple(shape) for name, shape in vectors_io.load("gpt_config")["depth4_state_dict"]}
-    assert judges.parameter_shapes(n_layer=4, n_embd=256, n_head=2, n_kv_head=2, vocab_size=32768) == expected
+    assert parameters.parameter_shapes(n_layer=4, n_embd=256, n_head=2, n_kv_head=2, vocab_size=32768) == expected
 
 
 def test_rotary_agrees_with_the_vectors():
@@ -127,7 +130,7 @@ def test_rotary_agrees_with_the_vectors():
         for code, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             if f"{name}_{code}_cos" not in rope:
                 continue
-            tables = judges.rotary(seq_len=10 * sequence_len, head_dim=head_dim, dtype=dtype)
+            tables = positions.rotary(seq_len=10 * sequence_len, head_dim=head_dim, dtype=dtype)
             for table, what in zip(tables, ("cos", "sin"), strict=True):
                 expected = torch.from_numpy(rope[f"{name}_{code}_{what}"])
                 slack = 8e-3 if dtype == torch.bfloat16 else 1e-6 + 1.2e-7 * position[:, None]
@@ -137,7 +140,7 @@ def test_rotary_agrees_with_the_vectors():
 def test_masks_agree_with_the_vectors():
     arrays = vectors_io.arrays("attention")
     for case in vectors_io.load("attention")["visibility"]:
-        mask = judges.attention_mask(Tq=case["Tq"], Tk=case["Tk"], left=case["window"])
+        mask = positions.attention_mask(Tq=case["Tq"], Tk=case["Tk"], left=case["window"])
         vectors_io.close(mask, arrays[case["key"]], "E")
 
 
@@ -145,7 +148,7 @@ def test_fresh_weights_agree_with_the_vectors():
     """The distributions `build` is compared with are those measured on the original."""
     stats = vectors_io.load("init_stats")
     shapes = {name: tuple(row["shape"]) for name, row in stats["params"].items()}
-    state = judges.build(seed=3, shapes=shapes, n_layer=4, n_embd=256, device="cpu")["state"]
+    state = weights.build(seed=3, shapes=shapes, n_layer=4, n_embd=256, device="cpu")["state"]
     assert state.keys() == shapes.keys()
     for name, row in stats["params"].items():
         tensor = state[name].double()
@@ -168,7 +171,7 @@ def closing_output() -> str:
     for cell in variants.source(PUZZLE).cells:
         if cell.cell_type != "code" or graded_part(cell) or variants.PLOT_TAG in cell.metadata.get("tags", []):
             continue
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), patch.object(common, "COMPUTE_DTYPE", torch.float32):
             if cell.id == "real-checkpoint":
                 assert 'CHECKPOINTS = Path(nanochat.__file__).parent / "assets"' in cell.source
                 exec(
@@ -199,14 +202,14 @@ def test_the_blueprint_runs_inside_nanochat(closing_output):
 @cache
 def built(seed: int) -> tuple[dict, dict]:
     """A case, and nanochat's answer to it with another seed."""
-    case = judges.build_cases(random.Random(seed))[2]
-    return wire.plain(judges.build(**case)), wire.plain(judges.build(**case | {"seed": case["seed"] + 1}))
+    case = weights.build_cases(random.Random(seed))[2]
+    return wire.plain(weights.build(**case)), wire.plain(weights.build(**case | {"seed": case["seed"] + 1}))
 
 
 def test_another_draw_is_right():
     for seed in range(12):
         expected, got = built(seed)
-        assert judges.examine_build(expected, got) is None
+        assert weights.examine_build(expected, got) is None
 
 
 DAMAGE = {
@@ -235,7 +238,7 @@ def test_a_parameter_filled_otherwise_is_found(name):
         full_name = next(each for each in got["state"] if each.endswith(name))
         torch.manual_seed(seed)
         damaged = got["state"] | {full_name: DAMAGE[name](got["state"][full_name])}
-        found = judges.examine_build(expected, got | {"state": damaged})
+        found = weights.examine_build(expected, got | {"state": damaged})
         assert found
         assert full_name in found
 
@@ -254,14 +257,14 @@ def test_a_build_that_is_no_build_is_refused():
         "expected a dict": None,
     }
     for words, answer in wrong.items():
-        assert words in (judges.examine_build(expected, answer) or ""), words
+        assert words in (weights.examine_build(expected, answer) or ""), words
 
 
 def test_model_of_is_the_inverse_of_parameter_shapes():
     """The counts' oracle rebuilds the model from its table of shapes."""
     rng = random.Random(0)
     for _ in range(10):
-        (size,) = judges.asked("n_layer n_embd n_head n_kv_head vocab_size", judges.random_size(rng))
-        again = judges.model_of(judges.parameter_shapes(**size))
+        (size,) = asked("n_layer n_embd n_head n_kv_head vocab_size", parameters.random_size(rng))
+        again = parameters.model_of(parameters.parameter_shapes(**size))
         model = build_meta_model(GPTConfig(sequence_len=8, **size))
         assert again.num_scaling_params() == model.num_scaling_params()
