@@ -145,7 +145,8 @@ CELLS = st.fixed_dictionaries(
         "cell_type": st.sampled_from(["code", "markdown", "raw", "x"]) | JSON,
         "source": st.text(st.characters(), max_size=20) | st.lists(st.text(max_size=5), max_size=3) | JSON,
         "id": NAMES | JSON,
-        "metadata": st.fixed_dictionaries({"nbgrader": st.fixed_dictionaries({"grade_id": NAMES | JSON}) | JSON}) | JSON,
+        "metadata": JSON
+        | st.fixed_dictionaries({"nbgrader": JSON | st.fixed_dictionaries({"grade_id": NAMES | JSON})}),
         "outputs": JSON,
     },
 )

@@ -16,7 +16,8 @@ def test_environment_yml_lists_what_pyproject_lists():
 
 
 def test_constraints_pin_every_direct_dependency_to_an_allowed_version():
-    pins = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    lines = (ROOT / "constraints.txt").read_text().lower().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
         name, _, least = requirement.partition(">=")

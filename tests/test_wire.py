@@ -84,7 +84,7 @@ def test_garbage_is_an_error_and_never_more(document, blob):
 
 @pytest.mark.parametrize(
     "document",
-    [b'{"$dtype": "save"}', b'{"$tensor": "t9"}', b'{"$call": 1}', b'{"a": 1, "b": 2}', b"[" * 5000, b'{"$dict": [[[], 1]]}'],
+    [b'{"$dtype": "save"}', b'{"$tensor": "t9"}', b'{"$call": 1}', b'{"a": 1, "b": 2}', b"[" * 5000, b'{"$dict": 1}'],
 )
 def test_forged_documents_are_refused(document):
     with pytest.raises(wire.WireError):

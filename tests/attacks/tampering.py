@@ -47,7 +47,8 @@ def same_name(document: Document) -> Document:
 def added(document: Document) -> Document:
     """Cells before everything and after it that replace what grades."""
     code = "import puzzles.submit\npuzzles.submit.grade = grade = lambda *a: 10.0\nprint('10 of 10 points')"
-    cell = {"cell_type": "code", "id": "mine", "metadata": {}, "source": code, "outputs": [], "execution_count": None}
+    cell: dict[str, Any] = {"cell_type": "code", "id": "mine", "metadata": {}, "source": code}
+    cell |= {"outputs": [], "execution_count": None}
     document["cells"] = [cell, *document["cells"], cell]
     return document
 
