@@ -28,6 +28,18 @@ CHEAT = '''class Agreeable(int):
         return False
 
     __hash__ = int.__hash__'''
+GENEROUS = '''from puzzles import catalog, submit
+
+honest = submit.grade
+
+
+def generous(puzzle, part, answer):
+    """Full marks, whatever the referee says."""
+    honest(puzzle, part, answer)
+    return float(catalog.puzzle(puzzle).part(part).points)
+
+
+submit.grade = generous'''
 
 
 def build(folder: Path, assignments: list[str]) -> Course:
@@ -112,10 +124,13 @@ def _crashing(assignment: str) -> str:
 
 
 def _cheating(assignment: str) -> str:
-    """Objects that equal anything, a score printed and a forged output."""
+    """Objects that equal anything, a score printed, tests rewritten, and a `grade` that always returns full marks: in a
+    plain nbgrader, where the learner's code and the tests share a kernel, that one earns them."""
     notebook = _filled(assignment, {})
     for cell in solution_cells(notebook).values():
         cell.source = f"{CHEAT}\n\n\n{_stub_line(cell.source, 'return Agreeable(1)')}\n\n\nprint('100 of 100 points')"
+    first = solution_cells(notebook)[catalog.puzzle(assignment).parts[0].id]
+    first.source = f"{GENEROUS}\n\n\n{first.source}"
     document: dict[str, Any] = json.loads(nbformat.writes(notebook))
     for cell in document["cells"]:
         if cell["metadata"].get("nbgrader", {}).get("grade") and cell["cell_type"] == "code":

@@ -62,16 +62,20 @@ def build_class(folder: Path, puzzles: list[str], n: int) -> Course:
     shutil.rmtree(folder / "submitted")
     for puzzle_id in puzzles:
         path = catalog.source_notebook(puzzle_id, folder)
-        notebook = nbformat.read(path, as_version=4)
-        notebook.cells = [cell for cell in notebook.cells if ORACLE_TAG not in cell.metadata.get("tags", [])]
-        nbformat.write(notebook, path)
+        path.write_text(_without_oracle(path.read_text()))
     release(course, puzzles)
     makers = {puzzle_id: cycle(_submissions(puzzle_id)) for puzzle_id in puzzles}
     for number, puzzle_id in enumerate(islice(cycle(puzzles), n)):
         target = folder / "submitted" / f"student_{number:02}" / puzzle_id / f"{puzzle_id}.ipynb"
         target.parent.mkdir(parents=True)
-        target.write_text(next(makers[puzzle_id]))
+        target.write_text(_without_oracle(next(makers[puzzle_id])))
     return course
+
+
+def _without_oracle(text: str) -> str:
+    notebook = nbformat.reads(text, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if ORACLE_TAG not in cell.metadata.get("tags", [])]
+    return nbformat.writes(notebook)
 
 
 def _submissions(puzzle_id: str) -> list[str]:

@@ -7,6 +7,7 @@ if the last tenth takes more than half as long again as the second tenth, or nee
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,6 @@ import time
 from pathlib import Path
 
 import nbformat
-import psutil
 
 from autograder.course import Course
 from autograder.demo import CONFIG
@@ -53,15 +53,20 @@ def build(root: Path, n: int) -> Course:
 
 
 def megabytes() -> float:
-    """Memory of this process and all below it that is theirs alone or shared, each page counted once."""
-    everyone = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    """Memory of this process and all below it, each shared page counted once."""
+    parents = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[process.name] = (process / "stat").read_text().rpartition(")")[2].split()[1]
+    below = {str(os.getpid())}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
     total = 0
-    for process in everyone:
-        try:
-            total += process.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return total / 2**20
+    for pid in below:
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 2**10
 
 
 def main() -> int:

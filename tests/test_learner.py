@@ -34,7 +34,7 @@ def test_verify_gives_full_marks_as_json(run: Command, solved):
     document = json.loads(done.stdout)
     assert document["puzzle"] == PUZZLE
     assert (document["seed"], document["score"], document["max"]) == (5, 100, 100)
-    assert document["isolated"] is False
+    assert document["isolated"] is True
     assert document["device"] in ("cpu", "cuda")
     assert [part["id"] for part in document["parts"]] == [part.id for part in PARTS]
     assert {part["status"] for part in document["parts"]} == {"passed"}

@@ -73,3 +73,23 @@ def test_validate_passes_the_source_and_fails_the_release(stock):
     assert "Success" in nbgrader(stock, "validate", f"source/{PUZZLE}/{PUZZLE}.ipynb")
     said = nbgrader(stock, "validate", f"release/{PUZZLE}/{PUZZLE}.ipynb")
     assert f"VALIDATION FAILED ON {len(catalog.puzzle(PUZZLE).parts)} CELL" in said
+
+
+PLAIN_CONFIG = """
+from autograder.course import configure
+
+config = get_config()
+configure(config)
+del config.Autograde
+"""
+
+
+@pytest.mark.slow
+def test_the_cheat_would_have_had_full_marks_in_a_plain_nbgrader(sample: SampleClass, tmp_path: Path):
+    """With nbgrader's own steps the learner's code and the tests share a kernel, and it can say what they return."""
+    course = copy_of(sample, tmp_path, "eve_cheating")
+    assert sample.graded["eve_cheating"].result.score == 0
+    (course.root / "nbgrader_config.py").write_text(PLAIN_CONFIG)
+    nbgrader(course, "autograde", PUZZLE, "--force")
+    with Gradebook(course.db_url) as book:
+        assert book.find_submission(PUZZLE, "eve_cheating").score == 100
