@@ -112,11 +112,13 @@ def run_chat_eval(
     )
 
 
-def chatcore_metric(accuracies: Mapping[str, float]) -> float:
-    """Mean over tasks (names of CHAT_TASKS) of the accuracy rescaled so that guessing is 0 and perfection 1."""
+def chatcore_metric(
+    accuracies: Mapping[str, float], tasks: Mapping[str, tuple[Callable[[], Task], float]] = CHAT_TASKS
+) -> float:
+    """Mean over tasks (names of `tasks`) of the accuracy rescaled so that guessing is 0 and perfection 1."""
     from nanochat.base_eval import center
 
-    return sum(center(accuracy, CHAT_TASKS[name][1]) for name, accuracy in accuracies.items()) / len(accuracies)
+    return sum(center(accuracy, tasks[name][1]) for name, accuracy in accuracies.items()) / len(accuracies)
 
 
 def _count_problems(task: Task, max_problems: int | None) -> int:

@@ -64,9 +64,11 @@ def load_checkpoint(
 
 
 def build_model(
-    checkpoint_dir: str | Path, step: int, device: torch.device | str, phase: str
+    checkpoint_dir: str | Path, step: int, device: torch.device | str, phase: str, tokenizer: Any = None
 ) -> tuple[GPT, Any, dict[str, Any]]:
     """Build the model of a checkpoint: (model, tokenizer, meta), in "train" or "eval" mode, on `device`.
+
+    Without a `tokenizer` it is the base directory's.
 
     Weights are copied into the dtypes this machine computes in, whatever they were stored in (a bf16 embedding
     becomes float32 where there is no bf16). Older checkpoints load as what they were: see `upgrade_config` and
@@ -83,7 +85,7 @@ def build_model(
     if "model_config" not in meta_data:
         raise InputError(f'{meta_path(Path(checkpoint_dir), step)} has no "model_config": add it to the meta you save.')
     config = GPTConfig(**upgrade_config(meta_data["model_config"]))
-    tokenizer = get_tokenizer()
+    tokenizer = tokenizer or get_tokenizer()
     if tokenizer.get_vocab_size() != config.vocab_size:
         raise InputError(
             f"the tokenizer has {tokenizer.get_vocab_size()} tokens but the model in {checkpoint_dir} has "

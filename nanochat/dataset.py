@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 from nanochat.common import InputError, download, get_base_dir
 
 BASE_URL = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"
+DATA_DIR_NAME = "base_data_climbmix"
 MAX_SHARD = 6542  # the last of 6543 shards; always downloaded, because it is the validation split
 DOWNLOAD_COMMAND = "python -m nanochat.dataset -n 8"
 
 
 def get_data_dir() -> Path:
     """Where the shards live, under the base directory; it may not exist yet."""
-    return Path(get_base_dir()) / "base_data_climbmix"
+    return Path(get_base_dir()) / DATA_DIR_NAME
 
 
 def index_to_filename(index: int) -> str:

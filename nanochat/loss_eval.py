@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nanochat.common import is_ddp_initialized
+from nanochat.common import InputError, is_ddp_initialized
 
 
 @torch.no_grad()
@@ -45,3 +45,14 @@ def evaluate_bpb(
     if num_bytes == 0:
         return math.inf
     return nats.item() / (math.log(2) * num_bytes.item())
+
+
+def count_batches(num_tokens: int, B: int, T: int, world_size: int) -> int:
+    """How many batches (B, T) on each rank make up at most `num_tokens`. InputError if not even one does."""
+    tokens_at_once = B * T * world_size
+    if num_tokens < tokens_at_once:
+        raise InputError(
+            f"evaluating on {num_tokens} tokens is less than one batch of {B} rows of {T} tokens on {world_size} "
+            f"rank(s): make it {tokens_at_once} or more."
+        )
+    return num_tokens // tokens_at_once

@@ -174,11 +174,13 @@ def rollout_batches(
     top_k: int | None = 50,
     rank: int = 0,
     world_size: int = 1,
+    first_step: int = 0,
 ) -> Iterator[RolloutBatch]:
     """Endless batches, one a question, from the model as it is when the batch is asked for (on-policy).
 
     Questions go round robin over the ranks, epoch after epoch; every `examples_per_rank` batches count as a step,
-    which is part of the sampling seed. `task[i]` is a conversation, `task.reward(conversation, answer)` a float.
+    which is part of the sampling seed; a resumed run starts at `first_step`. `task[i]` is a conversation,
+    `task.reward(conversation, answer)` a float.
 
     Raises:
         InputError: this rank gets no question.
@@ -187,7 +189,8 @@ def rollout_batches(
         raise InputError(f"rank {rank} gets no question: the task has only {len(task)}, use fewer ranks.")
     pad_id = tokenizer.encode_special("<|assistant_end|>")
     device = engine.model.get_device()
-    for count, example_idx in enumerate(itertools.cycle(range(rank, len(task), world_size))):
+    questions = enumerate(itertools.cycle(range(rank, len(task), world_size)))
+    for count, example_idx in itertools.islice(questions, first_step * examples_per_rank, None):
         conversation = task[example_idx]
         prompt = tokenizer.render_for_completion(conversation)
         sequences, masks = sample_rollouts(

@@ -320,20 +320,23 @@ def test_leaves_no_file_behind(left_out: tuple[str, ...], tmp_path: Path, monkey
 # Attacks: other processes
 
 
+SECRET = f"open sesame {os.getpid()}"
+
+
 @pytest.fixture
 def victim() -> Iterator[subprocess.Popen[bytes]]:
     """A process with a secret in its environment, to be signalled and spied on in place of the test's own."""
-    with subprocess.Popen(["sleep", "120"], env={"SECRET": "open sesame"}) as process:
+    with subprocess.Popen(["sleep", "120"], env={"SECRET": SECRET}) as process:
         yield process
         process.kill()
 
 
-READ_ENVIRONMENTS = """
+READ_ENVIRONMENTS = f"""
 import glob
 found = 0
 for path in glob.glob('/proc/[0-9]*/environ'):
     try:
-        found += b'open sesame' in open(path, 'rb').read()
+        found += {SECRET.encode()!r} in open(path, 'rb').read()
     except OSError:
         pass
 print(found)
@@ -583,15 +586,18 @@ def test_memory_bombs() -> None:
 @linux_only
 def test_memory_cannot_be_had_past_the_limit() -> None:
     """Memory that no address space counts: anonymous files, System V segments, /dev/shm."""
+    shared = Path(f"/dev/shm/nanochat-{os.getpid()}")
     for attack in (
         "import os; os.memfd_create('x')",
         "import ctypes\nlibc = ctypes.CDLL(None)\nsegment = libc.shmget(0, 2**20, 0o1600)\n"
         "if segment < 0: raise PermissionError\nlibc.shmctl(segment, 0, None)",
-        "open('/dev/shm/x', 'w')",
+        f"open({str(shared)!r}, 'w')",
     ):
-        assert subprocess.run([sys.executable, "-c", attack], check=False).returncode == 0
+        control = subprocess.run([sys.executable, "-c", attack], check=False)
+        shared.unlink(missing_ok=True)
+        assert control.returncode == 0
         assert not execute_code(attack).success, attack
-    Path("/dev/shm/x").unlink()
+        assert not shared.exists()
 
 
 def test_endless_output_is_bounded_and_does_not_delay() -> None:

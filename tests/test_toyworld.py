@@ -1,0 +1,108 @@
+"""The toy world: the same from the same seed, its splits apart, and laid where the real data would lie."""
+
+import json
+
+import pytest
+
+from nanochat import dataset
+from nanochat.base_eval import read_baselines, read_items
+from nanochat.core_eval import TASK_TYPES, render_prompts_lm, render_prompts_mc, render_prompts_schema
+from nanochat.toyworld import assets_dir, load_toy, write_world
+from nanochat.toyworld.arithmetic import extract_answer, is_held_out, make_problem, solve
+from nanochat.toyworld.documents import write_documents
+from nanochat.toyworld.tasks import ToyArithmetic, ToyChat, ToyChoice
+from nanochat.toyworld.world import make_facts, split_facts
+
+SEED = "a test"
+
+
+def test_a_seed_makes_the_same_world_and_another_seed_another():
+    assert make_facts(1) == make_facts(1)
+    assert make_facts(1) != make_facts(2)
+    assert list(write_documents(20, SEED)) == list(write_documents(20, SEED))
+    assert ToyChat("train", seed=3)[5] == ToyChat("train", seed=3)[5]
+
+
+def test_the_splits_share_no_fact_and_leave_none_out():
+    train, test = split_facts("train"), split_facts("test")
+    assert not set(train) & set(test)
+    assert set(train) | set(test) == set(make_facts())
+    assert {fact.relation.name for fact in train} == {fact.relation.name for fact in test}
+
+
+def test_every_fact_stands_in_the_documents():
+    text = " ".join(write_documents(2000, SEED))
+    for fact in make_facts():
+        assert any(fact.say(statement) in text for statement in fact.relation.statements), fact
+
+
+def test_test_operands_never_occur_in_training():
+    import random
+
+    rng = random.Random(0)
+    for split in ("train", "test"):
+        for _ in range(200):
+            problem = make_problem(rng, split)
+            assert is_held_out(problem.a, problem.b) == (split == "test")
+
+
+def test_solutions_call_the_calculator_and_end_in_its_answer():
+    import random
+
+    problem = make_problem(random.Random(0), "train")
+    call, output, text = solve(problem)
+    assert (call["type"], output["type"]) == ("python", "python_output")
+    assert output["text"] == str(eval(call["text"]))
+    assert extract_answer(text["text"]) == int(output["text"])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_tasks_judge_their_own_answers_right_and_others_wrong(split):
+    chat, arithmetic, choice = ToyChat(split), ToyArithmetic(split), ToyChoice(split)
+    for index in (0, 1, 20, 60):
+        conversation = chat[index]
+        assert chat.evaluate(conversation, conversation["messages"][-1]["content"])
+        assert not chat.evaluate(conversation, "I do not know.")
+        conversation = arithmetic[index]
+        right = conversation["messages"][-1]["content"][-1]["text"]
+        assert arithmetic.reward(conversation, right) == 1.0
+        assert arithmetic.reward(conversation, "That makes 1234567.") == 0.0
+        conversation = choice[index]
+        letter = conversation["messages"][-1]["content"]
+        assert choice.evaluate(conversation, letter)
+        assert not choice.evaluate(conversation, next(other for other in "ABCD" if other != letter))
+
+
+def test_the_world_lies_where_nanochat_looks_and_is_not_written_twice(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    write_world(tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(dataset.split_files("train")) == 3
+    assert len(dataset.split_files("val")) == 1
+    assert next(dataset.parquets_iter_batched("val"))
+    write_world(tmp_path)
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_the_evaluation_bundle_has_a_task_of_each_kind(tmp_path):
+    write_world(tmp_path)
+    bundle = tmp_path / "eval_bundle"
+    baselines = read_baselines(bundle / "eval_meta_data.csv")
+    render = {"toy_choice": render_prompts_mc, "toy_schema": render_prompts_schema, "toy_recall": render_prompts_lm}
+    assert baselines.keys() == render.keys()
+    assert len(TASK_TYPES) == len(render)
+    for name, prompts_of in render.items():
+        items = read_items(bundle / "eval_data" / f"{name}.jsonl")
+        assert len(items) == len(split_facts("test"))
+        prompts = prompts_of(items[0], " ", items[1:3])
+        assert len(set(prompts)) == len(prompts) > 1
+
+
+def test_without_a_shipped_model_loading_says_how_to_make_one():
+    if (assets_dir() / "figures.json").exists():
+        model, tokenizer, _ = load_toy("sft")
+        assert model.config.vocab_size == tokenizer.get_vocab_size()
+        assert json.loads((assets_dir() / "figures.json").read_text())
+    else:
+        with pytest.raises(FileNotFoundError, match="toy_pipeline"):
+            load_toy("sft")
