@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint import Case, asked
+from autograder.judges.transformer_blueprint.cases import Case, asked
 from nanochat.engine import KVCache
 from nanochat.flash_attention import flash_attn
+
 
 def size_of(
     batch_size: int = 1, num_heads: int = 2, seq_len: int = 6, head_dim: int = 3, num_layers: int = 2
@@ -66,6 +67,7 @@ def cache_cases(rng: Random) -> list[Case]:
         (wide, f16, [("prefill", size, prompt_of(rng, size, 6, f16, channels=0)), ("state",)]),
         (wide, f32, [("prefill", size, [("remember", embedding_of(rng, 1, 5))]), ("change",)]),
         (wide, f32, [*later[0], ("prefill", size, prompt), ("reset",), ("prefill", size, prompt)]),
+        (two, f32, [("prefill", two, prompt_of(rng, two, 2, f32)), ("prefill", size, prompt)]),
         (wide, f32, [("prefill", two, prompt_of(rng, two, 2, f32)), ("state",), ("prefill", size, prompt)]),
     ]
     for change in ({"seq_len": 10}, {"num_heads": 3}, {"head_dim": 4}, {"num_layers": 3}, {"num_layers": 1}):
@@ -110,7 +112,7 @@ def worked_through(make: type[WritingCache] = WritingCache) -> Callable[..., lis
 def step_of(make: type[WritingCache], cache: Any, given: list, dtype: torch.dtype, what: str, *arguments: Any) -> Any:
     try:
         if what == "write":
-            return dict(zip(("keys", "values"), cache.write(*arguments), strict=True))
+            return dict(zip(("keys", "values"), (each.clone() for each in cache.write(*arguments)), strict=True))
         if what == "state":
             return state_of(cache)
         if what == "prefill":
@@ -139,10 +141,10 @@ def state_of(cache: Any) -> Case:
         "sizes": [cache.batch_size, cache.max_seq_len, cache.n_layers, cache.n_heads, cache.head_dim],
         "shapes": [list(cache.k_cache.shape), list(cache.v_cache.shape)],
         "position": pos,
-        "cache_seqlens": cache.cache_seqlens,
-        "keys": cache.k_cache[:, :, :pos],
-        "values": cache.v_cache[:, :, :pos],
-        "prev_embedding": cache.prev_embedding,
+        "cache_seqlens": cache.cache_seqlens.clone(),
+        "keys": cache.k_cache[:, :, :pos].clone(),
+        "values": cache.v_cache[:, :, :pos].clone(),
+        "prev_embedding": None if cache.prev_embedding is None else cache.prev_embedding.clone(),
     }
 
 
@@ -205,7 +207,9 @@ KV_CACHE = Judge(
             worked_through(AdvancingCache)
         ),
         "write returns the new keys and values only; the query looks at all up to them": worked_through(NewOnly),
-        "the previous embedding is forgotten: prefill copies it to every row, reset drops it": worked_through(Forgetful),
+        "the previous embedding is forgotten: prefill copies it to every row, reset drops it": worked_through(
+            Forgetful
+        ),
         "a cache that is not empty is prefilled; it must refuse": worked_through(Trusting),
     },
 )

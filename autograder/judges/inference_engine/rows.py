@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint import Case, asked
+from autograder.judges.transformer_blueprint.cases import Case, asked
 from nanochat.engine import Engine, Row
 
 SIGNS = {
@@ -22,7 +22,11 @@ SIGNS = {
 }
 EXPRESSIONS = (
     *("12*3", "5-5", "7/2", "0*8", "(1+2)*3", "1,000+1", "-4+1", "9", "0/3", "-1/4", "10//4"),  # have a value
-    *("'abcab'.count('a')", "'xyz'.count('q')", "'B\u00c3\u00a9b\u00c3\u00a9'.lower().count('b')"),  # the last is refused
+    *(
+        "'abcab'.count('a')",
+        "'xyz'.count('q')",
+        "'B\u00c3\u00a9b\u00c3\u00a9'.lower().count('b')",
+    ),  # the last is refused
     *("1/0", "2**3", "6/", "x+1", "", " ", "()", "hello"),  # most have none
 )
 PLAIN = "abcXYZ 019+-"
@@ -105,7 +109,7 @@ def row_cases(rng: Random) -> list[Case]:
         ["{1[+]2}abcde{3}fgh"],
         ["$Z{1}abc^Z$"],
         ["{6*7", "}abcde", "{9*9", "4}abcd"],
-        ["{1,000*2}ab{'x\u00c3\u00a9x'}cdefghi"],
+        ["{1,000*2}abcdef{'x\u00c3\u00a9x'}ghijkl"],
         ["{'banana'.count('a')}abcd"],
     ]
     equal = [[row.ljust(max(map(len, rows)), ".") for row in rows] for rows in fixed]
@@ -139,7 +143,7 @@ def emitted_by(make: type[Engine] = Engine, own_rows: bool = True) -> Callable[.
 
 
 def result_as(change: Callable[[Any, list[int]], list[int]]) -> type[Engine]:
-    """An engine that forces `change(engine, forced)` where nanochat's would force the tokens `forced` (none for None)."""
+    """An engine that forces `change(engine, forced)` where nanochat's would force `forced` (maybe nothing)."""
 
     class Changed(Engine):
         def track(self, row: Row, token: int) -> None:
@@ -238,9 +242,9 @@ TOOL_STATE_MACHINE = Judge(
             emitted_by(result_as(lambda engine, forced: forced[1:-1]))
         ),
         "forced tokens have mask 1; it is 0, for the model did not choose them": emitted_by(MaskedOne),
+        "a value of 0 is taken for none; only None is none": emitted_by(result_as(without_zero)),
         "nothing is forced: the calculator's value must be queued": emitted_by(result_as(lambda engine, forced: [])),
         "what is sampled while a token is forced is kept for later; it must be thrown away": emitted_by(Delaying),
-        "a value of 0 is taken for none; only None is none": emitted_by(result_as(without_zero)),
         "None is forced as a text; where there is no value nothing is forced": emitted_by(result_as(forced_none)),
         "a { inside of a block is ignored; it starts the block afresh": emitted_by(NeverReopening),
         "a block still holds what an earlier one has collected": emitted_by(Hoarding),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint import Case, asked, plain_value_error
+from autograder.judges.transformer_blueprint.cases import Case, asked, plain_value_error
 from nanochat import engine
 
 Sampler = Callable[[Tensor, torch.Generator, float, int | None], Tensor]
@@ -59,16 +59,10 @@ def sampling_cases(rng: Random) -> list[Case]:
     return fixed + asked(keys, *drawn) + [case | {"device": "cpu"} for case in anywhere]
 
 
-def draw(
-    logits: list, temperature: float, top_k: int | None, seed: int, draws: int, report: str, device: Any = "cpu"
-) -> Case:
-    """What the graded cell reports of nanochat's sampler."""
-    return drawn_by(plain_value_error(engine.sample_next_token))(logits, temperature, top_k, seed, draws, report)
-
-
 def drawn_by(sampler: Sampler) -> Callable[..., Case]:
-    """The report on any sampler, which may change the logits in place."""
+    """What the graded cell reports of a sampler."""
 
+    @plain_value_error
     def report_of(
         logits: list, temperature: float, top_k: int | None, seed: int, draws: int, report: str, device: Any = "cpu"
     ) -> Case:
@@ -119,17 +113,13 @@ def drawing_anyway(z: Tensor, rng: torch.Generator, temperature: float, top_k: i
     return tokens
 
 
-def row_by_row(z: Tensor, rng: torch.Generator, temperature: float, top_k: int | None) -> Tensor:
-    return torch.cat([engine.sample_next_token(row[None], rng, temperature, top_k) for row in z])
-
-
 def once_for_all(z: Tensor, rng: torch.Generator, temperature: float, top_k: int | None) -> Tensor:
     return engine.sample_next_token(z[:1], rng, temperature, top_k).expand(len(z), 1)
 
 
 SAMPLE_NEXT_TOKEN = Judge(
     sampling_cases,
-    draw,
+    drawn_by(engine.sample_next_token),
     mistakes={
         "the place among the k largest is returned; it must be mapped back to the token's id": drawn_by(unmapped),
         "the logits are changed in place; whoever called still needs them": drawn_by(in_place),
@@ -138,7 +128,9 @@ SAMPLE_NEXT_TOKEN = Judge(
             drawn_by(lambda z, rng, temperature, top_k: engine.sample_next_token(z, rng, abs(temperature), top_k))
         ),
         "top_k is ignored": drawn_by(lambda z, rng, temperature, top_k: engine.sample_next_token(z, rng, temperature)),
-        "the temperature has no effect; it must divide the logits, before the softmax": hot_as(lambda z, temperature: z),
+        "the temperature has no effect; it must divide the logits, before the softmax": hot_as(
+            lambda z, temperature: z
+        ),
         "the logits are multiplied by the temperature; they are divided by it": hot_as(
             lambda z, temperature: z * (temperature or 1.0)
         ),
@@ -149,7 +141,6 @@ SAMPLE_NEXT_TOKEN = Judge(
                 )
             )
         ),
-        "each row is drawn with a call of its own; one torch.multinomial is for all rows": drawn_by(row_by_row),
         "one token is drawn for all rows; every row has a draw of its own": drawn_by(once_for_all),
     },
 )
