@@ -1,0 +1,16 @@
+"""Puzzle 3, The Data Engine.
+
+    python -m puzzles.03_data_engine            run your notebook, see the visible checks
+    python -m puzzles.03_data_engine --verify   run the hidden tests
+    python -m puzzles.03_data_engine --peek     read nanochat's own source
+
+Goal, difficulty, time and parts: 03_data_engine.toml beside this file.
+"""
+
+import sys
+from pathlib import Path
+
+from puzzles.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(Path(__file__).stem))
