@@ -59,6 +59,7 @@ except ImportError as error: print(error)
 import os
 for folder, _, files in os.walk("/"):
     if folder.startswith(("/proc", "/sys")) or "site-packages" in folder: continue
+    if folder.endswith("/toyworld"): continue  # its recipe is the toy world's, which every puzzle may see
     for file in files:
         if file.startswith(("recipe.", "counts.", "flash_attention.", "transformer_blueprint.")):
             print("LOOT", folder, file)
