@@ -1382,17 +1382,22 @@ with attempt("The shipped model through your engine"):
         right += task.evaluate(conversation, tokenizer.decode(answer))
     print(f"{right} of 5 are right.")
 
+# %% [markdown]
+# Sums are easy for it, and at temperature 1 four samples say the same. So the picture turns the heat up: rows part,
+# write nonsense, end early or never, and each gets the result of what it has asked for itself. The signs are those of
+# part 3.
+
 # %% given="plot-timeline" tags=["plot"]
 with picture(
-    "One question, four samples: whose token is it?",
+    "One question, four samples at temperature 2.4: whose token is it?",
     alt="Four rows of boxes with pieces of text. Hatched boxes hold the calculator's results, in output tags.",
     size=(11.0, 3.4),
 ) as p:
     model, tokenizer, _ = toyworld.load_toy("sft", DEVICE)
-    conversation = ToyArithmetic("test")[0]
+    conversation = ToyArithmetic("test")[2]
     prompt = tokenizer.render_for_completion(conversation)
     engine = Engine(model, tokenizer)
-    columns = list(engine.generate(prompt, num_samples=4, max_tokens=32, temperature=1.0, top_k=50, seed=1))
+    columns = list(engine.generate(prompt, num_samples=4, max_tokens=32, temperature=2.4, top_k=50, seed=1))
     signs = {tokenizer.encode_special(name): sign for name, sign in SIGNS.items()}
     rows = [[tokens[row] for tokens, _ in columns] for row in range(4)]
     masks = [[mask[row] for _, mask in columns] for row in range(4)]
@@ -1401,7 +1406,7 @@ with picture(
     draw_timeline(p.axes[0], names, masks, ends)
     p.axes[0].set_title(conversation["messages"][0]["content"], fontsize=9)
     forced = [row.count(0) for row in masks]
-    p.caption = f"Rows end in columns {ends}; forced tokens by row: {forced}. Signs are those of part 3."
+    p.caption = f"Rows end in columns {ends}; forced tokens by row: {forced}."
 
 # %% [markdown]
 # **Does the cache change anything?** It must not. `GPT.generate` is the loop of three lines from the beginning: no
@@ -1434,11 +1439,7 @@ from unittest.mock import patch
 import nanochat.engine
 from nanochat.scripts import chat_cli
 
-QUESTIONS = (
-    "Where does Ada live?",
-    "How much is 512 - 87?",
-    "There are 24 nuts in each box. How many nuts are in 19 boxes?",
-)
+QUESTIONS = ("Where does Ada live?", "How much is 512 - 87?", "Please multiply 24 by 19.")
 
 with attempt("Your engine in nanochat's chat"), tempfile.TemporaryDirectory() as folder:
     with patch.object(chat_cli, "Engine", Engine), patch.dict(os.environ, NANOCHAT_BASE_DIR=folder):
