@@ -46,7 +46,7 @@ def outcome(function: Any, case: dict[str, Any]) -> Any:
     try:
         return wire.plain(function(**case))
     except Exception as error:
-        return wire.Raised(type(error).__name__, str(error))
+        return wire.Raised.of(error)
 
 
 class Exam:

@@ -74,7 +74,7 @@ def expect(
     except Exception as error:
         if not isinstance(want, Raised):
             raise
-        got = Raised(type(error).__name__, str(error))
+        got = Raised.of(error)
     found = difference(plain(want), plain(got), tolerance)
     if found:
         call = f"{getattr(function, '__name__', 'your function')}({call_text(positional, keywords)})"

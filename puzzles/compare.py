@@ -64,7 +64,7 @@ def _different_outcome(expected: Any, got: Any) -> str | None:
     if not isinstance(got, Raised):
         return f"expected {expected.type_name} to be raised, got {short(got)}"
     if isinstance(expected, Raised):
-        if expected.type_name == got.type_name:
+        if expected.type_name in (got.type_name, *got.bases):
             return None
         return f"expected {expected.type_name} to be raised, got {got.type_name}: {got.text}"
     return f"your code raised {got.type_name}: {got.text}" if got.text else f"your code raised {got.type_name}"

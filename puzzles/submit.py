@@ -44,7 +44,7 @@ def _answer(answer: Callable, case: dict[str, Any], device: str) -> Any:
         except wire.WireError as error:
             return wire.Opaque(f"answer that cannot travel: {error}")
         except Exception as error:
-            return wire.Raised(type(error).__name__, str(error))
+            return wire.Raised.of(error)
 
 
 def _devices() -> list[str]:

@@ -35,10 +35,17 @@ class Opaque:
 
 @dataclass(frozen=True)
 class Raised:
-    """Stands for an exception: its type's name, and its text (which is for people and never compared)."""
+    """Stands for an exception: its type's name, its text (which is for people and never compared), and the names of the
+    types it derives from."""
 
     type_name: str
     text: str = ""
+    bases: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, error: Exception) -> "Raised":
+        bases = (each.__name__ for each in type(error).__mro__[1:] if issubclass(each, Exception))
+        return cls(type(error).__name__, str(error), tuple(bases)[:MAX_DEPTH])
 
 
 def encode(value: Any) -> bytes:
@@ -122,7 +129,7 @@ def _to_json(value: Any, tensors: dict[str, torch.Tensor], depth: int) -> Any:
     if isinstance(value, torch.device):
         return str(value)
     if isinstance(value, Raised):
-        return {"$raised": [value.type_name, value.text[:2000]]}
+        return {"$raised": [value.type_name, value.text[:2000], list(value.bases)]}
     if isinstance(value, Opaque):
         return {"$opaque": value.type_name}
     return {"$opaque": type(value).__name__}
@@ -147,7 +154,7 @@ def _from_json(node: Any, tensors: dict[str, torch.Tensor], depth: int) -> Any:
                 raise WireError("no such dtype")
             return dtype
         case "$raised":
-            return Raised(str(body[0]), str(body[1]))
+            return Raised(str(body[0]), str(body[1]), tuple(map(str, body[2])))
         case "$opaque":
             return Opaque(str(body))
         case _:

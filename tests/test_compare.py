@@ -45,6 +45,7 @@ def test_says_what_and_where(expected, got, words):
         (2.0, 2),
         (torch.tensor([math.nan, math.inf]), torch.tensor([math.nan, math.inf])),
         (Raised("ValueError", "ours"), Raised("ValueError", "theirs")),
+        (Raised("ValueError"), Raised.of(UnicodeError("a ValueError of its own kind"))),
         (torch.zeros(0, 3), torch.zeros(0, 3)),
     ],
 )

@@ -12,8 +12,8 @@ import torch
 
 from autograder import variants
 from autograder.exam import Exam, outcome
+from autograder.judges.cases import asked
 from autograder.judges.transformer_blueprint import JUDGES, flops, layout, parameters, positions, weights
-from autograder.judges.transformer_blueprint.cases import asked
 from autograder.pipeline import graded_part
 from nanochat import common
 from nanochat.gpt import GPTConfig

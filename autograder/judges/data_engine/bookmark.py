@@ -5,8 +5,8 @@ from random import Random
 from typing import Any
 
 from autograder.judges import Judge
+from autograder.judges.cases import Case
 from autograder.judges.data_engine.dealing import deal_documents, numbered
-from autograder.judges.transformer_blueprint.cases import Case
 
 
 def rank_batches(sizes: list[list[int]], rank: int, world_size: int, batch_size: int, n: int) -> list:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import Case
+from autograder.judges.cases import Case
 from nanochat.packing import BestFitBuffer
 from puzzles.compare import difference
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import Case, asked, plain_value_error
+from autograder.judges.cases import Case, asked, plain_value_error
 from nanochat import dataloader, dataset
 
 Position = dict[str, int]

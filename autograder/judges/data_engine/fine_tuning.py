@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from autograder.judges import Judge
+from autograder.judges.cases import Case, asked, plain_value_error
 from autograder.judges.data_engine.altered import Altered, Ids, first_fit, shortest_fit
-from autograder.judges.transformer_blueprint.cases import Case, asked, plain_value_error
 from nanochat.sft import SFTLoader
 from puzzles.compare import FLOAT32
 

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import Case, asked
+from autograder.judges.cases import Case, asked
 from nanochat.tasks.common import Task, TaskMixture
 
 

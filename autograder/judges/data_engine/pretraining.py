@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from autograder.judges import Judge
+from autograder.judges.cases import Case, asked
 from autograder.judges.data_engine.altered import Altered, Ids, first_fit, shortest_fit
-from autograder.judges.transformer_blueprint.cases import Case, asked
 from nanochat.dataloader import BestFitLoader
 from nanochat.packing import BestFitBuffer
 

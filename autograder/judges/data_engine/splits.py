@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import Case, asked, plain_value_error
+from autograder.judges.cases import Case, asked, plain_value_error
 from nanochat import dataset
 
 # nanochat finds its data in one place; while it is shown another one, no second thread may look.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import Case, asked
+from autograder.judges.cases import Case, asked
 from nanochat.engine import KVCache
 from nanochat.flash_attention import flash_attn
 

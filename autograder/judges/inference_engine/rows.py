@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import Case, asked
+from autograder.judges.cases import Case, asked
 from nanochat.engine import Engine, Row
 
 SIGNS = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import Case, asked, plain_value_error
+from autograder.judges.cases import Case, asked, plain_value_error
 from nanochat import engine
 
 Sampler = Callable[[Tensor, torch.Generator, float, int | None], Tensor]

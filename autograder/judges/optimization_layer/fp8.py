@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from autograder.judges import Judge
+from autograder.judges.cases import asked
 from autograder.judges.optimization_layer.steps import normal
-from autograder.judges.transformer_blueprint.cases import asked
 from nanochat import fp8, gpt
 from puzzles.compare import FLOAT32
 

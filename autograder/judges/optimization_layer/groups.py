@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import asked
+from autograder.judges.cases import asked
 from autograder.judges.transformer_blueprint.parameters import (
     config_of,
     model_of,

@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import asked
+from autograder.judges.cases import asked
 from nanochat import schedules as oracle
 from puzzles.compare import Tolerance
 

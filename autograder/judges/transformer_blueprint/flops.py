@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import Case, asked
+from autograder.judges.cases import Case, asked
 from nanochat import counts
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import Case, asked, plain_value_error
+from autograder.judges.cases import Case, asked, plain_value_error
 from nanochat import gpt, recipe
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import Case, asked
+from autograder.judges.cases import Case, asked
 from nanochat import gpt
 from nanochat.flash_attention import visible_mask
 from puzzles.compare import Tolerance, difference

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from autograder.judges import Judge
-from autograder.judges.transformer_blueprint.cases import Case, asked
+from autograder.judges.cases import Case, asked
 from autograder.judges.transformer_blueprint.draws import unlike
 from autograder.judges.transformer_blueprint.parameters import Shapes, model_of, parameter_shapes, random_size, shuffled
 from nanochat import recipe

@@ -1,4 +1,4 @@
-"""What the blueprint's judges share."""
+"""What judges share: rows of cases, and errors as learners raise them."""
 
 import functools
 from collections.abc import Callable
