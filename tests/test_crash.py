@@ -90,7 +90,7 @@ def _grade_in_a_process(root: str, temporary: str) -> None:
 
 @pytest.mark.slow
 def test_killed_at_any_moment_and_run_again(course: Course, tmp_path: Path):
-    """SIGKILL again and again, at moments drawn from the whole length of a run. A run that comes to its end untouched is
+    """SIGKILL again and again, at moments drawn from the whole length of a run. A run that ends untouched is
     not counted, and the next ones are killed sooner."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
