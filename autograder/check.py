@@ -127,8 +127,7 @@ def _variants(course: Course, assignment: str, exam: Exam, progress: Progress | 
     right = list(variants.right_variants(assignment, course.root))
     advance = _advancing(progress, len(wrong) + len(right))
     seen_by_eye = 0
-    for variant in [*wrong, *right]:
-        outcome = variants.try_variant(notebook, exam, variant.cells)
+    for variant, outcome in variants.try_all(notebook, exam, [*wrong, *right]):
         advance()
         trouble = ""
         if outcome.lost != variant.loses:
@@ -153,8 +152,8 @@ def mutation(course: Course, assignment: str, seed: int, progress: Progress | No
     tried = list(mutants(assignment, course.root))
     advance = _advancing(progress, len(tried))
     survivors = []
-    for mutant in tried:
-        if not mutant.loses & variants.try_variant(notebook, exam, mutant.cells).lost:
+    for mutant, outcome in variants.try_all(notebook, exam, tried, whole=False):
+        if not mutant.loses & outcome.lost:
             survivors.append(mutant.name)
         advance()
     for name in survivors:

@@ -110,6 +110,7 @@ class Sandbox:
             (self._folder / "course").mkdir()
             (self._folder / "root").mkdir()
             lay_out(self._folder / "course", puzzle)
+            self._processes = puzzle.processes
             self._imports = [name for name in dict.fromkeys(imports) if not _hidden(name, puzzle)]
             self._launch()
         except BaseException:
@@ -155,6 +156,7 @@ class Sandbox:
             "devices": [str(path) for path in Path("/dev").glob("nvidia*")],
             "root": str(self._folder / "root"),
             "folder": str(self._folder),
+            "processes": self._processes,
         }
         if places := secret_places(readable):
             self.missing.setdefault("private root", f"{places[0]} lies where submissions must be able to read")
@@ -345,6 +347,7 @@ def _environment() -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        "RAYON_NUM_THREADS": "1",
         "ARROW_DEFAULT_MEMORY_POOL": "system",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",

@@ -1,16 +1,21 @@
 """Try other solutions: curated wrong ones that must lose their part, different right ones that must keep full marks.
 
 A variant replaces the code of solution cells of the source notebook. To try it, the notebook's code cells are run as
-plain Python in a forked process (plots and oracle cells left out), graded by the same judges as any submission.
+plain Python in a forked process (plots and oracle cells left out), graded by the same judges as any submission. Where
+solutions start processes they are tried in a sandbox instead, as submissions are.
 """
 
 import ast
 import contextlib
+import copy
 import io
 import multiprocessing
+import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +24,17 @@ import nbformat
 from nbformat import NotebookNode
 
 from autograder.exam import Exam, Verdict
+from autograder.execute import execute
+from autograder.pipeline import graded_part
 from autograder.referee import Referee
+from autograder.sandbox import Limits, Sandbox
 from autograder.source import ORACLE_TAG
 from autograder.template import solution_cells
+from autograder.warmth import sandbox_for
 from puzzles import catalog, submit
 from puzzles.catalog import UserError
 from puzzles.checks import Checks
+from puzzles.show import MIME
 
 PLOT_TAG = "plot"
 SECONDS = 30
@@ -80,9 +90,49 @@ def right_variants(puzzle_id: str, course: Path = catalog.ROOT) -> Iterator[Vari
         yield Variant(path.stem, cells, frozenset())
 
 
-def try_variant(notebook: NotebookNode, exam: Exam, cells: dict[str, str]) -> Outcome:
-    """Run `notebook` with `cells` in place of its solutions, in a forked process, and judge it. A part that gives no
-    answer within SECONDS is missing."""
+def try_variant(
+    notebook: NotebookNode, exam: Exam, cells: dict[str, str], parts: frozenset[str] | None = None
+) -> Outcome:
+    """Run `notebook` with `cells` in place of its solutions, in a process of its own, and judge it. A part that gives
+    no answer within SECONDS is missing. With `parts` only these are examined, and no cell after them is run."""
+    tried = NotebookNode(notebook | {"cells": _code_cells(notebook, parts)})
+    return (_try_in_sandbox if exam.puzzle.processes else _try_in_fork)(tried, exam, cells)
+
+
+def try_all(
+    notebook: NotebookNode, exam: Exam, tried: Sequence[Variant], whole: bool = True
+) -> Iterator[tuple[Variant, Outcome]]:
+    """`try_variant` for each, in order; unless `whole`, only what a variant should lose is examined."""
+
+    def attempt(variant: Variant) -> tuple[Variant, Outcome]:
+        return variant, try_variant(notebook, exam, variant.cells, None if whole else variant.loses)
+
+    if not exam.puzzle.processes:
+        yield from map(attempt, tried)
+        return
+    _sandbox(exam.puzzle.id).ready()
+    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:  # most of their time they wait for a clock
+        yield from pool.map(attempt, tried)
+
+
+def _try_in_sandbox(notebook: NotebookNode, exam: Exam, cells: dict[str, str]) -> Outcome:
+    for cell in notebook.cells:
+        cell.source = cells.get(cell.id, cell.source)
+    referee = Referee(exam)
+    limits = Limits(cell_seconds=SECONDS, notebook_seconds=SECONDS * len(exam.puzzle.parts))
+    execute(notebook, limits, _sandbox(exam.puzzle.id), referee.serve)
+    shown = [output.get("data", {}).get(MIME, {}) for cell in notebook.cells for output in cell.outputs]
+    visible = frozenset(data["part"] for data in shown if data.get("status") == "passed" and "max" not in data)
+    return Outcome({verdict.part: verdict for verdict in referee.verdicts("No answers arrived.")}, visible)
+
+
+@cache
+def _sandbox(puzzle_id: str) -> Sandbox:
+    """A warm sandbox, which ends with this process."""
+    return sandbox_for(puzzle_id)
+
+
+def _try_in_fork(notebook: NotebookNode, exam: Exam, cells: dict[str, str]) -> Outcome:
     _warm_up(notebook, exam)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -109,18 +159,22 @@ def _warm_up(notebook: NotebookNode, exam: Exam) -> None:
     """Do before the fork what every variant would do again: draw the cases, ask the oracle, import."""
     for part in exam.puzzle.parts:
         exam.paper(part.id)
-    for cell in _code_cells(notebook):
+    for cell in notebook.cells:
         for statement in ast.parse(cell.source).body:
             if isinstance(statement, (ast.Import, ast.ImportFrom)):
                 exec(compile(ast.Module([statement], []), f"<cell {cell.id}>", "exec"), {})
 
 
-def _code_cells(notebook: NotebookNode) -> Iterator[NotebookNode]:
-    """The code cells that matter for grading."""
+def _code_cells(notebook: NotebookNode, parts: frozenset[str] | None) -> list[NotebookNode]:
+    """Copies of the code cells that matter for grading: for all parts, or for these."""
+    chosen = []
     for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        if cell.cell_type == "code" and ORACLE_TAG not in tags and PLOT_TAG not in tags:
-            yield cell
+        part, tags = graded_part(cell), cell.metadata.get("tags", [])
+        matters = cell.cell_type == "code" and not {ORACLE_TAG, PLOT_TAG} & set(tags)
+        if matters and (part is None or parts is None or part in parts):
+            chosen.append(copy.deepcopy(cell))
+    last = max((i for i, cell in enumerate(chosen) if graded_part(cell)), default=-1)
+    return chosen if parts is None else chosen[: last + 1]
 
 
 def _run(notebook: NotebookNode, exam: Exam, cells: dict[str, str], sender: Any) -> None:
@@ -134,7 +188,7 @@ def _run(notebook: NotebookNode, exam: Exam, cells: dict[str, str], sender: Any)
 
     submit.connect(ask)
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for cell in _code_cells(notebook):
+    for cell in notebook.cells:
         code = cells.get(cell.id, cell.source)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             try:

@@ -28,6 +28,7 @@ NOBODY = 65534
 
 _CLONE_FLAGS = {"user": 0x10000000, "mount": 0x20000, "pid": 0x20000000, "net": 0x40000000, "ipc": 0x8000000}
 _CLONE_THREAD = 0x10000
+_CLONE_NEW_ANYTHING = 0x7E020000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
@@ -265,12 +266,17 @@ def _no_new_privs() -> None:
     _libc("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
+def landlock_version() -> int:
+    """Which version of Landlock this kernel speaks; OSError if none."""
+    return _libc("syscall", _LANDLOCK_CREATE_RULESET, None, 0, 1)
+
+
 def restrict_files(read_only: Iterable[str], read_write: Iterable[str]) -> None:
     """Landlock: beneath `read_only` this process may read and execute, beneath `read_write` do everything, elsewhere
     open nothing. Where the kernel knows how, also no TCP (6.7) and no signal or abstract socket to processes outside
     (6.12). Neither may it look into other processes. Sets no_new_privs."""
     _no_new_privs()
-    abi = _libc("syscall", _LANDLOCK_CREATE_RULESET, None, 0, 1)
+    abi = landlock_version()
     everything = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
     execute, write_file, read_file, read_directory = 1, 2, 4, 8
     on_a_file = execute | write_file | read_file | everything & (1 << 14 | 1 << 15)  # truncate, ioctl
@@ -293,13 +299,19 @@ def restrict_files(read_only: Iterable[str], read_write: Iterable[str]) -> None:
 
 Rule = tuple[str] | tuple[str, str, int, int]
 """What `deny_syscalls` refuses: (name,) always, or (name, condition, argument number, value) with the condition
-"if equal", "unless equal" or "unless bits" (any bit of value set), on the low 32 bits of the argument."""
+"if equal", "unless equal", "if bits" or "unless bits" (any bit of value set), on the low 32 bits of the argument."""
 
 NEW_PROCESSES: tuple[Rule, ...] = (("fork",), ("vfork",), ("clone", "unless bits", 0, _CLONE_THREAD), ("clone3",))
+NEW_NAMESPACES: tuple[Rule, ...] = (("clone", "if bits", 0, _CLONE_NEW_ANYTHING), ("clone3",))  # by a new process
 NEW_SOCKETS: tuple[Rule, ...] = (("socket",),)  # socketpair stays: it reaches nobody
 UNCOUNTED_MEMORY: tuple[Rule, ...] = (("memfd_create",), ("memfd_secret",), ("shmget",), ("msgget",))  # by RLIMIT_AS
 OTHER_PROCESSES: tuple[Rule, ...] = tuple(
     (name,) for name in ("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_open", "pidfd_getfd", "kcmp")
+)
+FIRST_PROCESS: tuple[Rule, ...] = (  # hampering it, where it watches over others of its user
+    *((name, "if equal", 0, 1) for name in ("prlimit64", "sched_setaffinity", "sched_setattr")),
+    *((name, "if equal", 0, 1) for name in ("sched_setparam", "sched_setscheduler")),
+    ("setpriority",),
 )
 KERNEL_SURFACE: tuple[Rule, ...] = (
     *((name,) for name in ("unshare", "setns", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup")),
@@ -335,13 +347,19 @@ _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
     "prctl": (157, 167),
+    "prlimit64": (302, 261),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "ptrace": (101, 117),
     "request_key": (249, 218),
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
     "setns": (308, 268),
+    "setpriority": (141, 140),
     "shmget": (29, 194),
     "socket": (41, 198),
     "tgkill": (234, 131),
@@ -395,8 +413,8 @@ def _filter_program(rules: Iterable[Rule]) -> bytes:
         block = [instruction(_RETURN, _FAIL | (errno.ENOSYS if rule[0] == "clone3" else errno.EPERM))]
         if len(rule) == 4:
             _, condition, argument, value = rule
-            jump = _JUMP_BITS if condition == "unless bits" else _JUMP_EQUAL
-            met, unmet = (0, 1) if condition == "if equal" else (1, 0)
+            jump = _JUMP_BITS if condition.endswith("bits") else _JUMP_EQUAL
+            met, unmet = (0, 1) if condition.startswith("if") else (1, 0)
             block = [instruction(_LOAD, _ARGUMENTS + 8 * argument), instruction(jump, value, met, unmet), *block]
         program += [instruction(_LOAD, _NUMBER), instruction(_JUMP_EQUAL, number, if_false=len(block)), *block]
     program.append(instruction(_RETURN, _ALLOW))

@@ -26,7 +26,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Puzzle:
-    """A puzzle's metadata. `hides` lists the nanochat modules that hold its answers, for a sandbox to withhold."""
+    """A puzzle's metadata. `hides` lists the nanochat modules that hold its answers, for a sandbox to withhold.
+    `processes` is how many processes and threads a submission may have at once where its answers have to start
+    processes; 0, which is usual: it may start none."""
 
     id: str
     title: str
@@ -37,6 +39,7 @@ class Puzzle:
     hides: tuple[str, ...]
     commentary: str
     parts: tuple[Part, ...]
+    processes: int = 0
 
     @property
     def name(self) -> str:
@@ -100,4 +103,5 @@ def _read(path: Path) -> Puzzle:
         hides=tuple(data["hides"]),
         commentary=data["commentary"].strip(),
         parts=parts,
+        processes=data.get("processes", 0),
     )

@@ -1,15 +1,16 @@
 """Hostile submissions of every class: none gains a point, reads a secret, outlives its run or harms its neighbour.
 
 Each is a submission graded by the real engine, at the same time as an honest one. The notebook is puzzle 1's, cut down
-to two parts, so that a case takes tenths of a second.
+to two parts, so that a case takes tenths of a second; for attacks by processes it is puzzle 7's, which may start them.
 """
 
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,15 @@ from autograder.variants import source
 from autograder.warmth import sandbox_for
 from puzzles import catalog
 from puzzles.catalog import UserError
-from tests.attacks import Attack, exhausting, forging, pages, protocol, stealing, tampering
+from tests.attacks import Attack, exhausting, forging, multiplying, pages, protocol, stealing, tampering
 
 PUZZLE = "01_transformer_blueprint"
 KEPT = ("imports", "widths", "check-widths", "test-widths", "window_sizes", "check-window_sizes", "test-window_sizes")
+WITH_PROCESSES = "07_sandbox_tokenizer"
+KEPT_WITH_PROCESSES = (
+    *("imports", "vocabulary", "train_tokenizer", "check-train_tokenizer", "test-train_tokenizer"),
+    *("walls", "start", "actors", "check-start", "test-start"),
+)
 HONEST = 25.0
 SECRET = "SECRET-5f1c"
 LIMITS = Limits(cell_seconds=2.0, grace_seconds=1.0, notebook_seconds=20.0, memory_bytes=2**30, disk_bytes=2**24)
@@ -45,6 +51,7 @@ CLASSES = {
 class Ground:
     """Where attacks take place: the sandbox, and a machine with something to steal."""
 
+    puzzle: str
     sandbox: Sandbox
     template: NotebookNode
     exam: Exam
@@ -66,28 +73,44 @@ class Ground:
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    with prepared(PUZZLE, KEPT, tmp_path_factory) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def ground_with_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    with prepared(WITH_PROCESSES, KEPT_WITH_PROCESSES, tmp_path_factory) as made:
+        yield made
+
+
+@contextmanager
+def prepared(puzzle: str, kept: Collection[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     home, course = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("course")
     (home / "secret.txt").write_text(SECRET)
-    other = course / "submitted" / "other" / PUZZLE / f"{PUZZLE}.ipynb"
+    other = course / "submitted" / "other" / puzzle / f"{puzzle}.ipynb"
     for path in (course / "gradebook.db", course / "source" / "solution.txt", other):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(SECRET)
     for folder in (home, course):
         folder.chmod(0o755)
-    small = template(PUZZLE)
-    small.cells = [cell for cell in small.cells if cell.id in KEPT or cell.id == "why_windows"]
+    small = template(puzzle)
+    small.cells = [cell for cell in small.cells if cell.id in kept or cell.id == "why_windows"]
     os.environ["GRADERS_SECRET"] = SECRET
     try:
-        with sandbox_for(PUZZLE) as sandbox:
+        with sandbox_for(puzzle) as sandbox:
             assert sandbox.isolated, sandbox.missing
-            yield Ground(sandbox, small, Exam(PUZZLE, 5), home, course)
+            yield Ground(puzzle, sandbox, small, Exam(puzzle, 5), home, course)
     finally:
-        del os.environ["GRADERS_SECRET"]
+        os.environ.pop("GRADERS_SECRET", None)  # there may be two grounds
 
 
 @pytest.fixture(scope="module")
 def honest(ground: Ground) -> bytes:
-    solutions = {name: cell.source for name, cell in solution_cells(source(PUZZLE)).items()}
+    return honest_on(ground)
+
+
+def honest_on(ground: Ground) -> bytes:
+    solutions = {name: cell.source for name, cell in solution_cells(source(ground.puzzle)).items()}
     return nbformat.writes(ground.submission(solutions)).encode()
 
 
@@ -96,9 +119,41 @@ def honest(ground: Ground) -> bytes:
     [pytest.param(attack, id=f"{name}: {attack.name}") for name, attacks in CLASSES.items() for attack in attacks],
 )
 def test_attack(attack: Attack, ground: Ground, honest: bytes):
+    assert_harmless(attack, "widths", ground, honest)
+
+
+@pytest.mark.parametrize("attack", [pytest.param(attack, id=attack.name) for attack in multiplying.ATTACKS])
+def test_attack_by_processes(attack: Attack, ground_with_processes: Ground):
+    assert_harmless(attack, "train_tokenizer", ground_with_processes, honest_on(ground_with_processes))
+
+
+def test_orphans_are_reaped(ground_with_processes: Ground):
+    """Their remains would count as processes, and before long there could be no more."""
+    orphans = """
+import os, time
+for _ in range(200):
+    child = os.fork()
+    if child == 0:
+        if os.fork() == 0: os._exit(0)
+        os._exit(0)
+    os.waitpid(child, 0)
+    time.sleep(0.002)
+print("all 200")
+"""
+    raw = nbformat.writes(ground_with_processes.submission({"train_tokenizer": orphans})).encode()
+    assert "all 200" in printed(ground_with_processes.grade(raw, PATIENT))
+
+
+def test_the_time_of_processes_is_accounted_for(ground_with_processes: Ground):
+    result = ground_with_processes.grade(honest_on(ground_with_processes), PATIENT)
+    assert (result.score, result.missing) == (HONEST, ())
+    assert result.cpu_seconds > 0.3
+
+
+def assert_harmless(attack: Attack, hole: str, ground: Ground, honest: bytes):
     names = {"ROOT": str(catalog.ROOT), "HOME": str(ground.home), "COURSE": str(ground.course), "GRADER": os.getpid()}
     code = "".join(f"{name} = {value!r}\n" for name, value in names.items()) + attack.code
-    document = json.loads(nbformat.writes(ground.submission({"widths": code})))
+    document = json.loads(nbformat.writes(ground.submission({hole: code})))
     raw = json.dumps(attack.tamper(document) if attack.tamper else document).encode()
     before = ground.files()
     started = time.monotonic()
@@ -107,7 +162,7 @@ def test_attack(attack: Attack, ground: Ground, honest: bytes):
         result = pool.submit(ground.grade, raw, LIMITS).result()
     assert neighbour.result().score == HONEST
     assert result.score == 0
-    said = nbformat.writes(result.notebook) + json.dumps(to_json("student", PUZZLE, result))
+    said = nbformat.writes(result.notebook) + json.dumps(to_json("student", ground.puzzle, result))
     assert "LOOT" not in printed(result), printed(result)
     assert SECRET not in said
     assert ground.files() == before

@@ -156,6 +156,7 @@ ALL_RULES: tuple[isolation.Rule, ...] = (
     *isolation.UNCOUNTED_MEMORY,
     *isolation.OTHER_PROCESSES,
     *isolation.KERNEL_SURFACE,
+    *isolation.FIRST_PROCESS,
     *isolation.signals_beyond(1234),
 )
 MACHINES = sorted(isolation._ARCHITECTURES)
@@ -206,11 +207,28 @@ def test_filter_decides_as_the_rules_say(machine: str) -> None:
     assert decide("tgkill", 1234, 1240, 6) == ALLOWED
     assert decide("prctl", 15) == ALLOWED and decide("prctl", 1) == errno.EPERM
     assert decide("ioctl", 0, 0x5401) == ALLOWED and decide("ioctl", 0, 0x5412) == errno.EPERM
+    assert decide("prlimit64", 0, 7) == ALLOWED and decide("prlimit64", 1, 7) == errno.EPERM
     for name in ("ptrace", "unshare", "memfd_create", "io_uring_setup", "pidfd_send_signal"):
         assert decide(name) == errno.EPERM
     assert verdict(program, 0x40000003, 1, []) == KILLED  # 32-bit x86
     if machine == "x86_64":
         assert verdict(program, audit_arch, 0x40000000 | 57, []) == KILLED  # x32's fork
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_processes_may_be_allowed_but_for_those_in_new_namespaces(
+    machine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "", "", "", machine)))
+    program = isolation._filter_program(isolation.NEW_NAMESPACES)
+    column, audit_arch = isolation._ARCHITECTURES[machine]
+    clone, clone3 = isolation._SYSCALLS["clone"][column], isolation._SYSCALLS["clone3"][column]
+    assert clone and clone3
+    for flags in (17, 0x4111, 0x3D0F00, 0x1200011):  # fork, vfork, a thread, libc's fork
+        assert verdict(program, audit_arch, clone, [flags]) == ALLOWED
+    for kind in isolation._CLONE_FLAGS.values():
+        assert verdict(program, audit_arch, clone, [17 | kind]) == errno.EPERM
+    assert verdict(program, audit_arch, clone3, []) == errno.ENOSYS
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -24,6 +24,7 @@ import torch
 from nanochat import isolation
 from puzzles import submit
 
+from . import warden
 from .shell import Shell, run_cells
 
 LIMITS = {"CORE": 0, "MSGQUEUE": 0, "MEMLOCK": 2**16, "NOFILE": 256}
@@ -45,6 +46,8 @@ def become_submission(
                 send(link, {"refused": [layer, str(error)]})
                 os._exit(1)
     send(link, {"confined": True})
+    if settings["processes"]:
+        warden.fork_submission(request["memory_bytes"], "namespaces" in settings["layers"], (link_fd, referee_fd))
     _forget_the_zygote(request)
     cells = json.loads(_receive(link))
     submit.connect(submit.over(socket.socket(fileno=referee_fd)))
@@ -65,8 +68,9 @@ def _receive(link: socket.socket) -> bytes:
 
 
 def _keep_only(*wanted: int) -> list[int]:
-    """Close every descriptor but the standard three, which lead nowhere, and these; their new numbers."""
-    high = [os.dup2(fd, 200 + number) for number, fd in enumerate(wanted)]
+    """Close every descriptor but the standard three, which lead nowhere, and these; their new numbers. No program that
+    a submission may start inherits these."""
+    high = [os.dup2(fd, 200 + number, inheritable=False) for number, fd in enumerate(wanted)]
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
@@ -102,20 +106,20 @@ def _steps(settings: dict[str, Any], request: dict[str, Any]) -> dict[str, Calla
         seconds = request["notebook_seconds"] * request["threads"] + 10
         chosen = LIMITS | {"CPU": int(seconds), "FSIZE": request["disk_bytes"]}
         if "own user namespace" in layers:
-            chosen["NPROC"] = request["max_threads"]  # elsewhere it would count all that the user runs
+            chosen["NPROC"] = (
+                settings["processes"] or request["max_threads"]
+            )  # elsewhere it would count all that the user runs
         isolation.limit_resources(chosen)
 
     def seccomp() -> None:
-        isolation.deny_syscalls(
-            (
-                *isolation.NEW_PROCESSES,
-                *isolation.OTHER_PROCESSES,
-                *isolation.signals_beyond(os.getpid()),
-                *isolation.NEW_SOCKETS,
-                *isolation.UNCOUNTED_MEMORY,
-                *isolation.KERNEL_SURFACE,
-            )
-        )
+        never = (*isolation.OTHER_PROCESSES, *isolation.NEW_SOCKETS, *isolation.UNCOUNTED_MEMORY)
+        if settings["processes"]:
+            # a signal reaches what is in its pid namespace, and what dies with its parent dies with the namespace too
+            surface = [rule for rule in isolation.KERNEL_SURFACE if rule[0] != "prctl"]
+            isolation.deny_syscalls((*isolation.NEW_NAMESPACES, *isolation.FIRST_PROCESS, *never, *surface))
+        else:
+            alone = (*isolation.NEW_PROCESSES, *isolation.signals_beyond(os.getpid()))
+            isolation.deny_syscalls((*alone, *never, *isolation.KERNEL_SURFACE))
 
     def memory_limit() -> None:
         # CUDA reserves address space by the hundred GiB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -137,7 +138,7 @@ def run_cells(shell: Shell, cells: list[str], cell_seconds: float, send: Callabl
     """Run one cell after the other; one that raises does not stop the rest. Sends {"begin": number} before and
     {"end": number, "count", "outputs"} after each, and {"done": true} at last. SIGINT stops the cell that runs."""
     sys.stdout, sys.stderr = _Stream("stdout"), _Stream("stderr")
-    running = False
+    running, notebook = False, os.getpid()
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
         if running:
@@ -154,6 +155,8 @@ def run_cells(shell: Shell, cells: list[str], cell_seconds: float, send: Callabl
         except KeyboardInterrupt as late:  # just after the cell's last line
             running = False
             shell._showtraceback(type(late), late, [str(late)])
+        if os.getpid() != notebook:  # forked by the cell, and fallen out of it
+            os._exit(1)
         send({"end": number, "count": shell.execution_count - 1, "outputs": OUTPUTS.list})
     send({"done": True})
 
