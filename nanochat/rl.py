@@ -2,7 +2,7 @@
 
 GRPO (DeepSeekMath, arXiv 2402.03300) stripped down to REINFORCE: a question is answered several times, each answer
 is judged against the mean of its group, and nothing is reused, so there is no ratio to clip. The reference KL and the
-division by the standard deviation, which nanochat leaves out, are here as functions of their own.
+division by the standard deviation, which nanochat's training leaves out, are here all the same, switched off.
 """
 
 import itertools
@@ -76,6 +76,14 @@ def sample_rollouts(
     return sequences, masks
 
 
+def rewards_of(
+    task: Any, tokenizer: Any, conversation: Any, prompt: list[int], sequences: list[list[int]]
+) -> list[float]:
+    """What the task gives for each answer: all that follows the prompt as one text, what a tool has said included."""
+    answers = [tokenizer.decode(sequence[len(prompt) :]) for sequence in sequences]
+    return [float(task.reward(conversation, answer)) for answer in answers]
+
+
 def num_passes(num_samples: int, device_batch_size: int) -> int:
     """How many batches of `device_batch_size` make up `num_samples`; a InputError if they do not come out even."""
     if num_samples < 1 or num_samples % device_batch_size:
@@ -125,8 +133,8 @@ def policy_gradient_loss(logprobs: torch.Tensor, targets: torch.Tensor, advantag
     The mean is over the tokens of all rows together (DAPO, arXiv 2503.14476), so that a long answer weighs more
     than a short one. Shapes: logprobs and targets (B, T), advantages (B,). No gradient flows into the advantages.
     """
-    num_valid = (targets >= 0).sum().clamp(min=1)
-    return -(logprobs * advantages.detach().unsqueeze(-1)).sum() / num_valid
+    weighted = logprobs * advantages.detach().unsqueeze(-1)
+    return -_mean_over_counted(weighted, targets)
 
 
 def kl_penalty(logprobs: torch.Tensor, reference_logprobs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -136,17 +144,28 @@ def kl_penalty(logprobs: torch.Tensor, reference_logprobs: torch.Tensor, targets
     tokens drawn from the policy, never negative. No gradient flows into the reference.
     """
     log_ratio = reference_logprobs.detach() - logprobs
+    return _mean_over_counted(log_ratio.exp() - 1 - log_ratio, targets)
+
+
+def _mean_over_counted(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The mean of values (B, T) where the target is not ignored; 0 if all are."""
     counted = targets >= 0
-    return ((log_ratio.exp() - 1 - log_ratio) * counted).sum() / counted.sum().clamp(min=1)
+    return values.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
 
 
 def accumulate_gradients(
-    model: torch.nn.Module, batch: RolloutBatch, device_batch_size: int, examples_per_rank: int
+    model: torch.nn.Module,
+    batch: RolloutBatch,
+    device_batch_size: int,
+    examples_per_rank: int,
+    reference: torch.nn.Module | None = None,
+    kl_coef: float = 0.0,
 ) -> list[float]:
     """Backward over one question's rollouts, `device_batch_size` rows at a time; the loss of each pass.
 
     Each pass is scaled by 1 / (passes · examples_per_rank), so that the gradient summed over a step is a mean over
-    its passes. Call it for each of the step's `examples_per_rank` questions, then step the optimizer.
+    its passes. Call it for each of the step's `examples_per_rank` questions, then step the optimizer. With a
+    `reference`, a model that stays as it is, `kl_coef` times the KL from it is part of the loss.
 
     Raises:
         InputError: the rows cannot be split evenly into passes.
@@ -154,8 +173,13 @@ def accumulate_gradients(
     passes = num_passes(len(batch.inputs), device_batch_size)
     losses = []
     for rows in torch.arange(len(batch.inputs)).split(device_batch_size):
-        logprobs = token_logprobs(model, batch.inputs[rows], batch.targets[rows])
-        loss = policy_gradient_loss(logprobs, batch.targets[rows], batch.advantages[rows])
+        inputs, targets = batch.inputs[rows], batch.targets[rows]
+        logprobs = token_logprobs(model, inputs, targets)
+        loss = policy_gradient_loss(logprobs, targets, batch.advantages[rows])
+        if reference is not None:
+            with torch.no_grad():
+                reference_logprobs = token_logprobs(reference, inputs, targets)
+            loss = loss + kl_coef * kl_penalty(logprobs, reference_logprobs, targets)
         loss = loss / (passes * examples_per_rank)
         loss.backward()
         losses.append(loss.item())
@@ -204,14 +228,16 @@ def rollout_batches(
             temperature=temperature,
             top_k=top_k,
         )
-        answers = [tokenizer.decode(sequence[len(prompt) :]) for sequence in sequences]
-        rewards = torch.tensor([float(task.reward(conversation, answer)) for answer in answers], device=device)
+        rewards = torch.tensor(rewards_of(task, tokenizer, conversation, prompt, sequences), device=device)
         inputs, targets = collate_rollouts(sequences, masks, pad_id, device)
         yield RolloutBatch(sequences, inputs, targets, rewards, compute_advantages(rewards))
 
 
-def pass_at_k(outcomes: torch.Tensor) -> torch.Tensor:
+def pass_at_k(outcomes: torch.Tensor, over_subsets: bool = False) -> torch.Tensor:
     """Share of questions solved by at least one of the first k samples, for k = 1..K.
+
+    With `over_subsets`, by at least one of k samples taken from the K in every possible way: the same on average, and
+    far less noisy (Codex, arXiv 2107.03374).
 
     Args:
         outcomes: (N, K) bool, whether sample k of question n is right.
@@ -219,7 +245,13 @@ def pass_at_k(outcomes: torch.Tensor) -> torch.Tensor:
     Returns:
         (K,) float32.
     """
-    return (outcomes.cumsum(dim=1) > 0).float().mean(dim=0)
+    if not over_subsets:
+        return (outcomes.cumsum(dim=1) > 0).float().mean(dim=0)
+    K = outcomes.size(1)
+    taken = torch.arange(K, device=outcomes.device)
+    wrong_left = (~outcomes).sum(dim=1, keepdim=True) - taken  # (N, K): after so many wrong ones
+    next_is_wrong = wrong_left.clamp(min=0) / (K - taken)
+    return 1 - next_is_wrong.cumprod(dim=1).mean(dim=0)
 
 
 def evaluate_pass_at_k(

@@ -1,5 +1,7 @@
 """Rollouts, advantages, policy-gradient loss and pass@k, against the original's numbers."""
 
+import copy
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -235,12 +237,50 @@ def test_kl_penalty_ignores_uncounted_tokens_and_spares_the_reference() -> None:
     assert rl.kl_penalty(logprobs, reference, torch.tensor([[-1, -1]])).item() == 0
 
 
+@pytest.mark.parametrize("kl_coef", [0.0, 0.3])
+def test_a_reference_adds_its_penalty_to_every_pass_and_stays_as_it_is(model: GPT, kl_coef: float) -> None:
+    reference = copy.deepcopy(model)
+    with torch.no_grad():
+        reference.lm_head.weight *= 1.1
+    before = {name: weight.clone() for name, weight in reference.state_dict().items()}
+    batch = recorded_batch(0)
+    plain = rl.accumulate_gradients(model, batch, BATCH, 2)
+    with_reference = rl.accumulate_gradients(model, batch, BATCH, 2, reference, kl_coef)
+    for rows, loss, penalised in zip(torch.arange(K).split(BATCH), plain, with_reference, strict=True):
+        inputs, targets = batch.inputs[rows], batch.targets[rows]
+        logprobs, frozen = (rl.token_logprobs(each, inputs, targets).detach() for each in (model, reference))
+        penalty = rl.kl_penalty(logprobs, frozen, targets).item()
+        assert penalty > 1e-4
+        assert penalised == pytest.approx(loss + kl_coef * penalty / (K // BATCH * 2), abs=1e-7)
+    assert all(weight.grad is None for weight in reference.parameters())
+    assert all(torch.equal(weight, before[name]) for name, weight in reference.state_dict().items())
+
+
+@pytest.mark.parametrize("ignored", [7.0, -100.0, float("inf"), float("nan")])
+def test_what_stands_at_ignored_targets_does_not_matter(ignored: float) -> None:
+    targets = torch.tensor([[4, -1]])
+    logprobs, reference, advantages = torch.tensor([[-1.0, ignored]]), torch.tensor([[-1.5, 0.0]]), torch.tensor([2.0])
+    assert rl.policy_gradient_loss(logprobs, targets, advantages).item() == 2
+    assert rl.kl_penalty(logprobs, reference, targets).item() == pytest.approx(np.exp(-0.5) - 1 + 0.5)
+
+
 # pass@k
 
 
 def test_pass_at_k_counts_the_first_k_samples() -> None:
     outcomes = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1]], dtype=torch.bool)
     assert rl.pass_at_k(outcomes).tolist() == [0.25, 0.5, 0.75, 0.75]
+
+
+@given(st.integers(1, 6).flatmap(lambda k: st.lists(st.lists(st.booleans(), min_size=k, max_size=k), min_size=1)))
+def test_pass_at_k_over_subsets_is_the_mean_over_all_of_them(outcomes: list[list[bool]]) -> None:
+    table, samples = torch.tensor(outcomes), range(len(outcomes[0]))
+    by_hand = [
+        np.mean([table[:, list(chosen)].any(dim=1).float().mean() for chosen in itertools.combinations(samples, k)])
+        for k in range(1, len(samples) + 1)
+    ]
+    close(rl.pass_at_k(table, over_subsets=True), np.array(by_hand, dtype=np.float32), "F")
+    assert rl.pass_at_k(table, over_subsets=True).dtype == torch.float32
 
 
 def expected_pass_at_k(examples: list[dict[str, Any]]) -> list[float]:

@@ -1,7 +1,9 @@
-"""What judges share: rows of cases, and errors as learners raise them."""
+"""What judges share: rows of cases, errors as learners raise them, and modules to set toys into."""
 
 import functools
+import importlib.util
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 Case = dict[str, Any]
@@ -23,3 +25,12 @@ def plain_value_error(oracle: Callable) -> Callable:
             raise ValueError(str(error)) from error
 
     return wrapped
+
+
+def private_copy(module: ModuleType) -> Any:
+    """A module of the same code which nobody else has."""
+    spec = importlib.util.find_spec(module.__name__)
+    assert spec is not None and spec.loader is not None
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    return copy

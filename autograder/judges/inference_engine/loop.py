@@ -1,30 +1,19 @@
 """Judges of `generate` and `generate_batch`: nanochat's engine on a toy model, with a log of all that happens."""
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from autograder.judges import Judge
-from autograder.judges.cases import Case, asked, plain_value_error
+from autograder.judges.cases import Case, asked, plain_value_error, private_copy
 from nanochat import engine
 from nanochat.engine import Engine
 
 Columns = list[tuple[list[int], list[int]]]
-
-
-def private_copy(module: ModuleType) -> Any:
-    """A module of the same code which nobody else has."""
-    spec = importlib.util.find_spec(module.__name__)
-    assert spec is not None and spec.loader is not None
-    copy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(copy)
-    return copy
-
 
 # Its engine draws with what it is given as temperature: a function of the logits.
 toys = private_copy(engine)
