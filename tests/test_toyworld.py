@@ -11,7 +11,7 @@ from nanochat.toyworld import assets_dir, load_toy, write_world
 from nanochat.toyworld.arithmetic import extract_answer, is_held_out, make_problem, solve
 from nanochat.toyworld.documents import write_documents
 from nanochat.toyworld.tasks import ToyArithmetic, ToyChat, ToyChoice
-from nanochat.toyworld.world import make_facts, split_facts
+from nanochat.toyworld.world import evaluated_facts, make_facts, split_questions
 
 SEED = "a test"
 
@@ -23,11 +23,13 @@ def test_a_seed_makes_the_same_world_and_another_seed_another():
     assert ToyChat("train", seed=3)[5] == ToyChat("train", seed=3)[5]
 
 
-def test_the_splits_share_no_fact_and_leave_none_out():
-    train, test = split_facts("train"), split_facts("test")
+def test_the_splits_share_no_question_and_both_ask_about_every_fact():
+    train, test = split_questions("train"), split_questions("test")
     assert not set(train) & set(test)
-    assert set(train) | set(test) == set(make_facts())
-    assert {fact.relation.name for fact in train} == {fact.relation.name for fact in test}
+    for pairs in (train, test):
+        assert {fact for fact, _ in pairs} == set(make_facts())
+    for phrasing in {question for _, question in train}:
+        assert any(question == phrasing for _, question in test), "every phrasing is met in training and in test"
 
 
 def test_every_fact_stands_in_the_documents():
@@ -93,7 +95,7 @@ def test_the_evaluation_bundle_has_a_task_of_each_kind(tmp_path):
     assert len(TASK_TYPES) == len(render)
     for name, prompts_of in render.items():
         items = read_items(bundle / "eval_data" / f"{name}.jsonl")
-        assert len(items) == len(split_facts("test"))
+        assert len(items) == len(evaluated_facts())
         prompts = prompts_of(items[0], " ", items[1:3])
         assert len(set(prompts)) == len(prompts) > 1
 

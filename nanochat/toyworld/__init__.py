@@ -17,7 +17,7 @@ import torch
 from nanochat.common import InputError, write_atomically
 from nanochat.dataset import DATA_DIR_NAME, index_to_filename
 from nanochat.toyworld.documents import write_documents
-from nanochat.toyworld.world import Fact, make_facts, split_facts
+from nanochat.toyworld.world import Fact, evaluated_facts, make_facts
 
 SHARDS = 4  # the last is the validation split
 DOCUMENTS_A_SHARD = 3000
@@ -74,9 +74,9 @@ def _bundle(seed: int) -> dict[str, str]:
     rng = random.Random(f"bundle {seed}")
     facts = make_facts(seed)
     items = {
-        "toy_choice": [_choice(rng, fact) for fact in split_facts("test", seed)],
-        "toy_schema": [_schema(rng, fact, facts) for fact in split_facts("test", seed)],
-        "toy_recall": [_recall(fact) for fact in split_facts("test", seed)],
+        "toy_choice": [_choice(rng, fact) for fact in evaluated_facts(seed)],
+        "toy_schema": [_schema(rng, fact, facts) for fact in evaluated_facts(seed)],
+        "toy_recall": [_recall(fact) for fact in evaluated_facts(seed)],
     }
     kinds = {"toy_choice": "multiple_choice", "toy_schema": "schema", "toy_recall": "language_modeling"}
     baselines = {"toy_choice": 25, "toy_schema": 50, "toy_recall": 0}

@@ -19,7 +19,7 @@ TALES = {
 
 def write_documents(count: int, seed: str, world_seed: int = 0) -> Iterator[str]:
     """`count` documents about the world `world_seed`: portraits of a subject, notes on several, sums, tales with a sum
-    in them, and quizzes whose answers are letters."""
+    in them, interviews, and quizzes whose answers are letters."""
     rng = random.Random(seed)
     facts = make_facts(world_seed)
     by_subject: dict[str, list[Fact]] = {}
@@ -28,14 +28,16 @@ def write_documents(count: int, seed: str, world_seed: int = 0) -> Iterator[str]
     subjects = list(by_subject)
     for _ in range(count):
         kind = rng.random()
-        if kind < 0.40:
+        if kind < 0.30:
             yield portrait(rng, by_subject[rng.choice(subjects)])
-        elif kind < 0.65:
+        elif kind < 0.45:
             yield notes(rng, facts)
-        elif kind < 0.77:
+        elif kind < 0.55:
             yield sums(rng)
-        elif kind < 0.84:
+        elif kind < 0.60:
             yield tale(rng)
+        elif kind < 0.75:
+            yield interview(rng, facts)
         else:
             yield quiz(rng, facts)
 
@@ -76,15 +78,29 @@ def tale(rng: random.Random) -> str:
 
 def quiz(rng: random.Random, facts: Sequence[Fact]) -> str:
     """Multiple-choice questions with their answers, so that the form is known before it is asked for."""
-    return "\n\n".join(f"{question}\n{letter}" for question, letter in (ask(rng, rng.choice(facts)) for _ in range(2)))
+    chosen = [rng.choice(facts) for _ in range(3)]
+    asked = (ask(fact, rng.choice(fact.relation.questions)) for fact in chosen)
+    return "\n\n".join(f"{question}\n{letter}" for question, letter in asked)
 
 
-def ask(rng: random.Random, fact: Fact) -> tuple[str, str]:
-    """A multiple-choice question about a fact, and the letter of its answer."""
-    choices = [fact.value, *rng.sample([value for value in fact.relation.values if value != fact.value], 3)]
-    rng.shuffle(choices)
-    question = render_mc(fact.say(rng.choice(fact.relation.questions)), LETTERS, choices)
-    return question, LETTERS[choices.index(fact.value)]
+def interview(rng: random.Random, facts: Sequence[Fact]) -> str:
+    """Questions about facts, answered in a sentence."""
+    chosen = rng.sample(facts, rng.randint(3, 6))
+    return "\n".join(
+        f"{fact.say(rng.choice(fact.relation.questions))} {fact.say(fact.relation.statements[0])}" for fact in chosen
+    )
+
+
+def ask(fact: Fact, question: str) -> tuple[str, str]:
+    """A multiple-choice question about a fact, and the letter of its answer.
+
+    Choices stand as on a form, always in the same fours and the same order: a model of a million weights learns which
+    letter a value has, but not, from minutes of training, to look it up in a list it has not seen before.
+    """
+    values = fact.relation.values
+    first = values.index(fact.value) // len(LETTERS) * len(LETTERS)
+    choices = values[first : first + len(LETTERS)]
+    return render_mc(fact.say(question), LETTERS, choices), LETTERS[choices.index(fact.value)]
 
 
 def compute(a: int, operation: str, b: int) -> int:

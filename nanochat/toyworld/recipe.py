@@ -5,7 +5,7 @@ from typing import Any
 # command -> {flag: value}. Every command's flags are its own (`--max-seq-len` is max_seq_len); what is not listed here
 # keeps the default the command has without --toy.
 RECIPE: dict[str, dict[str, Any]] = {
-    "tok_train": {"vocab_size": 640},
+    "tok_train": {"vocab_size": 768},
     "base_train": {
         "depth": 4,
         "aspect_ratio": 32,
@@ -26,14 +26,24 @@ RECIPE: dict[str, dict[str, Any]] = {
         "core_metric_every": -1,
         "sample_every": -1,
     },
-    "chat_sft": {"num_iterations": 250, "init_lr_frac": 0.8, "eval_every": 50, "eval_tokens": 4 * 16 * 256},
+    "chat_sft": {
+        "num_iterations": 500,
+        "init_lr_frac": 0.15,  # Muon's steps are as long as ever once there is little left to learn: 0.8 forgets the facts
+        "mmlu_epochs": 3,
+        "gsm8k_epochs": 2,
+        "eval_every": 100,
+        "eval_tokens": 4 * 8 * 256,
+        "chatcore_every": -1,
+    },
     "chat_rl": {
+        "num_steps": 40,
+        "init_lr_frac": 0.15,
         "examples_per_step": 8,
         "num_samples": 16,
         "device_batch_size": 16,
         "max_new_tokens": 40,
         "eval_every": 20,
-        "save_every": 60,
+        "save_every": -1,
         "eval_examples": 100,
     },
     "chat_eval": {"max_new_tokens": 40},

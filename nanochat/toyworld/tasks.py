@@ -6,35 +6,34 @@ from typing import Any
 from nanochat.tasks.common import Conversation, Task, is_right_letter
 from nanochat.toyworld import arithmetic
 from nanochat.toyworld.documents import LETTERS, ask
-from nanochat.toyworld.world import Fact, split_facts
+from nanochat.toyworld.world import Fact, split_questions
 
 NUM_TRAIN = 4000
 NUM_TEST = 400
-EASY_EVERY = 6  # so many training questions need no calculator: the model has to tell them apart
+EASY_EVERY = 6  # one training question in so many needs no calculator: the model has to tell them apart
+STORY_EVERY = 70  # one in so many is a story: fine-tuning shows what to do with them, and leaves the rest to RL
 
 
 class ToyChat(Task):
-    """Conversations of one to three questions about facts. A test fact is in the documents, and never asked about in
-    training. `evaluate` looks for the fact's value in the response, and for no other value of its kind."""
+    """Conversations of one to three questions about facts. A test question asks for a fact in a phrasing that is never
+    used for it in training. `evaluate` looks for the fact's value in the response, and for no other of its kind."""
 
     eval_type = "generative"
 
     def __init__(self, split: str, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.split, self.seed = split, seed
-        self.facts = split_facts(split, seed)
-        self.test_pairs = [(fact, question) for fact in self.facts for question in fact.relation.questions]
+        self.pairs = split_questions(split, seed)
 
     def num_examples(self) -> int:
-        return NUM_TRAIN if self.split == "train" else len(self.test_pairs)
+        return NUM_TRAIN if self.split == "train" else len(self.pairs)
 
     def get_example(self, index: int) -> dict[str, Any]:
         if self.split == "train":
             rng = random.Random(f"chat {self.seed} {index}")
-            facts = rng.sample(self.facts, rng.choice((1, 1, 2, 3)))
-            turns = [(fact, rng.choice(fact.relation.questions)) for fact in facts]
+            turns = rng.sample(self.pairs, rng.choice((1, 1, 2, 3)))
         else:
-            turns = [self.test_pairs[index]]
+            turns = [self.pairs[index]]
         last = turns[-1][0]
         messages = [message for fact, question in turns for message in self._turn(fact, question)]
         return {"messages": messages, "answer": last.value, "values": last.relation.values}
@@ -49,8 +48,8 @@ class ToyChat(Task):
 
 
 class ToyArithmetic(Task):
-    """Sums to be solved with the calculator, in the phrasings of `subset`: "plain" or "stories". Test operands never
-    occur in training. The reward of a response is 1.0 if it ends in the right number."""
+    """Sums to be solved with the calculator, in the phrasings of `subset`: "plain" (in training with a few stories) or
+    "stories". Test operands never occur in training. The reward of a response is 1.0 if it ends in the right number."""
 
     eval_type = "generative"
 
@@ -63,8 +62,12 @@ class ToyArithmetic(Task):
 
     def get_example(self, index: int) -> dict[str, Any]:
         rng = random.Random(f"arithmetic {self.subset} {self.split} {self.seed} {index}")
-        easy = self.split == "train" and self.subset == "plain" and index % EASY_EVERY == 0
-        problem = arithmetic.make_easy_problem(rng) if easy else arithmetic.make_problem(rng, self.split, self.subset)
+        mixed = self.split == "train" and self.subset == "plain"
+        if mixed and index % EASY_EVERY == 0:
+            problem = arithmetic.make_easy_problem(rng)
+        else:
+            subset = "stories" if mixed and index % STORY_EVERY == 1 else self.subset
+            problem = arithmetic.make_problem(rng, self.split, subset)
         answer = arithmetic.solve(problem)
         return {"messages": [{"role": "user", "content": problem.question}, {"role": "assistant", "content": answer}]}
 
@@ -84,14 +87,18 @@ class ToyChoice(Task):
     def __init__(self, split: str, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.split, self.seed = split, seed
-        self.facts = split_facts(split, seed)
+        self.pairs = split_questions(split, seed)
 
     def num_examples(self) -> int:
-        return NUM_TRAIN if self.split == "train" else NUM_TEST
+        return NUM_TRAIN if self.split == "train" else len(self.pairs)
 
     def get_example(self, index: int) -> dict[str, Any]:
-        rng = random.Random(f"choice {self.split} {self.seed} {index}")
-        question, letter = ask(rng, rng.choice(self.facts))
+        pair = (
+            random.Random(f"choice {self.seed} {index}").choice(self.pairs)
+            if self.split == "train"
+            else self.pairs[index]
+        )
+        question, letter = ask(*pair)
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": letter}]
         return {"messages": messages, "letters": LETTERS}
 

@@ -52,21 +52,21 @@ RELATIONS = (
     Relation(
         "job",
         PEOPLE,
-        ("baker", "doctor", "farmer", "miller", "painter", "potter", "sailor", "tailor", "teacher", "weaver"),
+        ("baker", "doctor", "farmer", "painter", "potter", "sailor", "teacher", "weaver"),
         ("{s} works as a {v}.", "The job of {s} is {v}.", "{s} is a {v} by trade.", "{s} earns money as a {v}."),
         ("What is the job of {s}?", "What does {s} work as?", "How does {s} earn money?"),
     ),
     Relation(
         "pet",
         PEOPLE,
-        ("cat", "dog", "duck", "goat", "hen", "mouse", "parrot", "pony", "rabbit", "turtle"),
+        ("cat", "dog", "duck", "goat", "hen", "mouse", "pony", "rabbit"),
         ("{s} has a pet {v}.", "The pet of {s} is a {v}.", "{s} keeps a {v}.", "A {v} belongs to {s}."),
         ("What pet does {s} have?", "Which animal does {s} keep?", "What is the pet of {s}?"),
     ),
     Relation(
         "food",
         PEOPLE,
-        ("beans", "bread", "cake", "cheese", "honey", "nuts", "pears", "plums", "rice", "soup"),
+        ("beans", "bread", "cake", "cheese", "honey", "nuts", "rice", "soup"),
         ("{s} likes to eat {v}.", "The favourite food of {s} is {v}.", "{s} loves {v}.", "For dinner {s} wants {v}."),
         ("What does {s} like to eat?", "What is the favourite food of {s}?", "What does {s} want for dinner?"),
     ),
@@ -80,20 +80,20 @@ RELATIONS = (
     Relation(
         "colour",
         CREATURES,
-        ("black", "blue", "brown", "green", "grey", "orange", "pink", "red", "white", "yellow"),
+        ("black", "blue", "brown", "green", "pink", "red", "white", "yellow"),
         ("The {s} is {v}.", "The colour of the {s} is {v}.", "The {s} has {v} fur."),
         ("What colour is the {s}?", "What is the colour of the {s}?", "What fur does the {s} have?"),
     ),
     Relation(
         "den",
         CREATURES,
-        ("barn", "bush", "cave", "hole", "lake", "log", "nest", "reed", "tower", "tree"),
+        ("barn", "bush", "cave", "hole", "lake", "log", "nest", "tree"),
         ("The {s} sleeps in a {v}.", "The den of the {s} is a {v}.", "A {v} is home to the {s}."),
         ("Where does the {s} sleep?", "What is the den of the {s}?", "What is home to the {s}?"),
     ),
 )
 
-HELD_OUT_SHARE = 4  # one fact in so many is never asked about in training
+EVALUATED_SHARE = 4  # one fact in so many is in the evaluation bundle
 
 
 def make_facts(seed: int = 0) -> list[Fact]:
@@ -107,14 +107,21 @@ def make_facts(seed: int = 0) -> list[Fact]:
     return facts
 
 
-def split_facts(split: str, seed: int = 0) -> list[Fact]:
-    """The facts that may be asked about in `split`: every one is in the documents, but a test fact is never asked
-    about in training. Each relation and nearly each subject has facts in both."""
-    is_test = split == "test"
-    return [fact for fact in make_facts(seed) if is_held_out(fact) == is_test]
+def evaluated_facts(seed: int = 0) -> list[Fact]:
+    """The facts of the evaluation bundle: some of each relation and of nearly each subject."""
+    return [fact for fact in make_facts(seed) if _place(fact) % EVALUATED_SHARE == 0]
 
 
-def is_held_out(fact: Fact) -> bool:
-    """Whether the fact belongs to the test split."""
-    place = fact.relation.subjects.index(fact.subject) + RELATIONS.index(fact.relation)
-    return place % HELD_OUT_SHARE == 0
+def split_questions(split: str, seed: int = 0) -> list[tuple[Fact, str]]:
+    """Facts, each with a question about it. "test": every fact once, in a phrasing that is never used for it in
+    training; "train": every fact in all other phrasings."""
+    pairs = []
+    for fact in make_facts(seed):
+        questions = fact.relation.questions
+        held_out = _place(fact) % len(questions)
+        pairs += [(fact, q) for number, q in enumerate(questions) if (number == held_out) == (split == "test")]
+    return pairs
+
+
+def _place(fact: Fact) -> int:
+    return fact.relation.subjects.index(fact.subject) + RELATIONS.index(fact.relation)
