@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check release lab
+.PHONY: help demo test browser lint check release lab
 
 help:
 	@echo "make demo      install, build the releases, grade the sample class, write its report"
 	@echo "make lab       open the course in JupyterLab"
 	@echo "make test      lint, types, tests, and the course's check of itself"
+	@echo "make browser   the labs in a real browser; needs Chromium (apt-get install chromium)"
 	@echo "make release   rebuild source notebooks and student versions after an edit"
 
 .venv/installed: pyproject.toml constraints.txt
@@ -33,7 +34,11 @@ check: .venv/installed
 	$(BIN)/python -m autograder check
 
 test: lint check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not browser"
+
+browser: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/pytest tests/browser
 
 release: .venv/installed
 	$(BIN)/python -m autograder release

@@ -62,11 +62,14 @@ def grade_course(
         waiting: list[Submission] = []
         for submission in submissions:
             earlier = None if force else gradebook.recorded(course, submission)
-            if earlier and earlier[0] == _unit(submission, sources[submission.assignment], seed, limits, strict)[0][1]:
+            if (
+                earlier
+                and earlier[0] == unit_of(submission, sources[submission.assignment], seed, limits, strict)[0][1]
+            ):
                 yield done(submission, earlier[2], fresh=False)
             else:
                 waiting.append(submission)
-        units = (_unit(each, sources[each.assignment], seed, limits, strict) for each in waiting)
+        units = (unit_of(each, sources[each.assignment], seed, limits, strict) for each in waiting)
         if dask:
             outcomes = on_cluster(dask, units)
         else:
@@ -79,10 +82,11 @@ def grade_course(
             yield done(submission, outcome, fresh=True)
 
 
-def _unit(
+def unit_of(
     submission: Submission, template: bytes, seed: int, limits: Limits, strict: bool
 ) -> tuple[tuple[Submission, str], Unit]:
-    """What grades a submission as it is now, under its name and the digest of what its grade depends on."""
+    """What grades a submission as it is now, under its name and the digest of what its grade depends on.
+    `template` is the JSON of its assignment's template."""
     raw, refusal = None, ""
     try:
         raw = submission.read()

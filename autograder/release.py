@@ -3,13 +3,14 @@
 import nbformat
 
 from autograder.course import Course
-from autograder.source import sync, write_atomically
+from autograder.source import sync, sync_labs, write_atomically
 from puzzles import catalog
 
 
 def release(course: Course, assignments: list[str]) -> None:
     """Build `release/<id>/<id>.ipynb` of every assignment and register it in the gradebook. UserError on failure."""
     sync(course.root, tuple(assignments))
+    sync_labs(course.root)
     for assignment in assignments:
         outcome = course.nbgrader.generate_assignment(assignment, force=True)
         course.require_success(outcome, f"make the release of '{assignment}'")

@@ -42,11 +42,7 @@ def write_report(course: Course, assignments: list[str]) -> Path:
     """Write reports/index.html over everything graded in the course; return its path."""
     sections = []
     for assignment in assignments:
-        rows = [
-            Row(submission, saved[2], saved[1])
-            for submission in course.submissions(assignment)
-            if (saved := gradebook.recorded(course, submission))
-        ]
+        rows = graded_rows(course, assignment)
         if rows:
             sections.append(
                 {
@@ -63,6 +59,15 @@ def write_report(course: Course, assignments: list[str]) -> Path:
     return target
 
 
+def graded_rows(course: Course, assignment: str) -> list[Row]:
+    """Everything of an assignment that has been graded, in the order of names."""
+    return [
+        Row(submission, saved[2], saved[1])
+        for submission in course.submissions(assignment)
+        if (saved := gradebook.recorded(course, submission))
+    ]
+
+
 def summaries(results: list[Result]) -> list[PartSummary]:
     """Each part of a puzzle over a class, in the order of the parts."""
     columns: list[tuple[Verdict, ...]] = list(zip(*(result.verdicts for result in results), strict=True))
@@ -77,11 +82,15 @@ def summaries(results: list[Result]) -> list[PartSummary]:
     ]
 
 
+def likely_mistake(verdict: Verdict) -> str | None:
+    """The misconception a judge has recognised in a wrong answer, in a sentence; None if there is none."""
+    _, marker, sentence = verdict.message.partition("Likely mistake: ")
+    return sentence if marker else None
+
+
 def _commonest(column: tuple[Verdict, ...]) -> str:
     """The likely mistake named most often, else the most frequent reason in a word."""
-    mistakes = Counter(
-        verdict.message.split("Likely mistake: ", 1)[1] for verdict in column if "Likely mistake: " in verdict.message
-    )
+    mistakes = Counter(sentence for verdict in column if (sentence := likely_mistake(verdict)))
     if mistakes:
         return mistakes.most_common(1)[0][0]
     reasons = Counter(LOOKS[verdict.status][1] for verdict in column if verdict.status != "passed")

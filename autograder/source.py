@@ -8,10 +8,12 @@ A cell of `source/<id>/<id>.py` names its role in its header, and everything nbg
     # %% [markdown] written="why"    a question answered in words and marked by hand
     # %% [markdown]                  text
 
-A cell that already carries `nbgrader` metadata keeps it.
+A cell that already carries `nbgrader` metadata keeps it. The labs in `notebooks/` are written the same way, without
+roles.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jupytext
@@ -24,6 +26,8 @@ SCHEMA_VERSION = 3
 ROLES = ("given", "hole", "graded", "written")
 # Cells that show the learner's work beside the oracle's: the oracle is out of reach while a submission is graded.
 ORACLE_TAG = "oracle"
+# Cells of a lab that only draw: JupyterLab folds them, and a click opens them.
+DRAWING_TAG = "drawing"
 
 
 def notebook_from_script(script: Path) -> NotebookNode:
@@ -38,6 +42,22 @@ def notebook_from_script(script: Path) -> NotebookNode:
         if cell.id in seen:
             raise catalog.UserError(f"{script.name} has two cells called '{cell.id}': rename one.")
         seen.add(cell.id)
+    return _complete(notebook)
+
+
+def lab_from_script(script: Path) -> NotebookNode:
+    """The notebook of an ungraded lab: cells have tags and numbers, but no roles; drawing code is folded."""
+    notebook = jupytext.read(script)
+    for position, cell in enumerate(notebook.cells):
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = NotebookNode({"tags": tags} if tags else {})
+        if DRAWING_TAG in tags:
+            cell.metadata["jupyter"] = NotebookNode(source_hidden=True)
+        cell.id = f"cell-{position}"
+    return _complete(notebook)
+
+
+def _complete(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
         language_info={"name": "python"},
@@ -81,11 +101,19 @@ def _metadata(cell: NotebookNode, puzzle: catalog.Puzzle) -> NotebookNode:
 def sync(course: Path = catalog.ROOT, only: tuple[str, ...] = (), write: bool = True) -> list[str]:
     """Bring every `source/<id>/<id>.ipynb` up to date with its script; return the ids whose notebook was not.
     With `write=False` nothing is changed."""
+    scripts = [path for path in sorted((course / "source").glob("*/*.py")) if path.stem == path.parent.name]
+    return _sync([path for path in scripts if not only or path.stem in only], notebook_from_script, write)
+
+
+def sync_labs(course: Path = catalog.ROOT, write: bool = True) -> list[str]:
+    """The same for `notebooks/<lab>.ipynb`."""
+    return _sync(sorted((course / "notebooks").glob("*.py")), lab_from_script, write)
+
+
+def _sync(scripts: list[Path], make: Callable[[Path], NotebookNode], write: bool) -> list[str]:
     stale = []
-    for script in sorted((course / "source").glob("*/*.py")):
-        if script.stem != script.parent.name or (only and script.stem not in only):
-            continue
-        text = nbformat.writes(notebook_from_script(script)) + "\n"
+    for script in scripts:
+        text = nbformat.writes(make(script)) + "\n"
         target = script.with_suffix(".ipynb")
         if target.exists() and target.read_text() == text:
             continue

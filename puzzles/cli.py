@@ -34,6 +34,8 @@ def overview(argv: list[str] | None = None) -> int:
         table.add_column(column, justify="right" if column in ("minutes", "points") else "left")
     upcoming = None
     try:
+        if options.prepare:
+            _own_labs()
         for puzzle in catalog.puzzles():
             if options.prepare:
                 _own_copy(puzzle)
@@ -113,13 +115,25 @@ def _own_copy(puzzle: Puzzle) -> Path:
     return target
 
 
+def _own_labs() -> None:
+    """The learner's copies of the labs, and of the file that the first one reads."""
+    for original in [*(catalog.ROOT / "notebooks").glob("*.ipynb"), catalog.ROOT / "microgpt.py"]:
+        target = progress.work_folder() / original.relative_to(catalog.ROOT)
+        if not target.exists():
+            _copy(original, target)
+
+
 def _copy_release(puzzle: Puzzle, target: Path) -> None:
     release = catalog.release_notebook(puzzle.id)
     if not release.exists():
         raise UserError(f"There is no {_shown(release)}: run `python -m autograder release {puzzle.id}` first.")
+    _copy(release, target)
+
+
+def _copy(original: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(release.read_bytes())
+    temporary.write_bytes(original.read_bytes())
     os.replace(temporary, target)
 
 

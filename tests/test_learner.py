@@ -28,6 +28,19 @@ def test_the_first_run_makes_a_copy_and_names_the_next_step(run: Command, tmp_pa
     assert f"Next: the hole '{PARTS[0].id}'" in done.stdout
 
 
+def test_prepare_lays_out_puzzles_and_labs_and_keeps_what_is_there(run: Command, tmp_path):
+    """What `make lab` does before it opens JupyterLab."""
+    own = tmp_path / "work" / PUZZLE / f"{PUZZLE}.ipynb"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    assert run("puzzles", "--prepare").returncode == 0
+    made = {path.name for path in (tmp_path / "work").rglob("*.ipynb")}
+    labs = {path.name for path in (catalog.ROOT / "notebooks").glob("*.ipynb")}
+    assert made == {f"{puzzle.id}.ipynb" for puzzle in catalog.puzzles()} | labs
+    assert len(labs) == 5
+    assert own.read_text() == "mine"
+
+
 def test_verify_gives_full_marks_as_json(run: Command, solved):
     done = run(MODULE, "--verify", "--notebook", solved, "--seed", 5, "--json")
     assert done.returncode == 0, done.stderr

@@ -100,6 +100,15 @@ def test_a_model_kept_from_the_calculator_never_calls_it(report: Path, monkeypat
         assert python_start not in engine.generate_batch(prompt, max_tokens=8, seed=seed)[0][0]
 
 
+def test_the_shipped_model_calls_the_calculator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a newcomer tries first, with nothing trained and nothing downloaded."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "empty"))
+    chat_cli.main(["--toy", "-t", "0", "-p", "What is 417 times 36?"])
+    assert "[calculator: 417*36] [= 15012] That makes 15012." in capsys.readouterr().out
+
+
 def test_toy_commands_say_how_to_make_a_model_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from nanochat import dataset
 from nanochat.base_eval import read_baselines, read_items
+from nanochat.chat_eval import run_chat_eval
 from nanochat.core_eval import TASK_TYPES, render_prompts_lm, render_prompts_mc, render_prompts_schema
+from nanochat.engine import Engine
 from nanochat.toyworld import assets_dir, load_toy, write_world
 from nanochat.toyworld.arithmetic import extract_answer, is_held_out, make_problem, solve
 from nanochat.toyworld.documents import write_documents
@@ -100,11 +102,27 @@ def test_the_evaluation_bundle_has_a_task_of_each_kind(tmp_path):
         assert len(set(prompts)) == len(prompts) > 1
 
 
-def test_without_a_shipped_model_loading_says_how_to_make_one():
-    if (assets_dir() / "figures.json").exists():
-        model, tokenizer, _ = load_toy("sft")
-        assert model.config.vocab_size == tokenizer.get_vocab_size()
-        assert json.loads((assets_dir() / "figures.json").read_text())
-    else:
-        with pytest.raises(FileNotFoundError, match="toy_pipeline"):
-            load_toy("sft")
+@pytest.mark.parametrize("source", ["base", "sft", "rl"])
+def test_the_shipped_models_load(source):
+    model, tokenizer, _ = load_toy(source)
+    assert model.config.vocab_size == tokenizer.get_vocab_size()
+
+
+def test_the_shipped_models_are_small_and_work():
+    """The figures that README shows are those of the record, and far from chance where the model should be good."""
+    assert sum(path.stat().st_size for path in assets_dir().rglob("*")) < 8 * 2**20
+    figures = json.loads((assets_dir() / "figures.json").read_text())["figures"]
+    assert figures["sft"]["ToyChat"] > 0.9
+    assert figures["sft"]["ToyChoice"] > 0.9
+    assert figures["sft"]["ToyArithmetic"] > 0.9 > 0.1 > figures["sft"]["ToyArithmetic without calculator"]
+    assert figures["rl"]["RL questions, sampled"] > figures["sft"]["RL questions, sampled"] + 0.1
+
+
+def test_the_recorded_figures_are_what_the_shipped_model_does():
+    """A part of the exam, sat again."""
+    model, tokenizer, _ = load_toy("sft")
+    engine = Engine(model, tokenizer)
+    settings = {"max_new_tokens": 40, "max_problems": 24}
+    assert run_chat_eval(ToyChat("test"), model, tokenizer, engine, 24, **settings) > 0.8
+    assert run_chat_eval(ToyChoice("test"), model, tokenizer, engine, 24, **settings) > 0.8
+    assert run_chat_eval(ToyArithmetic("test"), model, tokenizer, engine, 24, **settings) > 0.8

@@ -1262,8 +1262,9 @@ class RLTrainer:
 # ## On real data: a model learns to read a story
 #
 # nanochat ships a small model that was fine-tuned on sums put plainly: "What is 512 minus 87?". It calls the calculator
-# for those. What it has never been shown is a story with a sum in it: "Ada has 512 nuts and gives away 87. How many
-# nuts are left?". It can do all that is needed, and now and then it does. That is where reinforcement learning starts.
+# for those. What it has hardly been shown is a story with a sum in it: "Ada has 512 nuts and gives away 87. How many
+# nuts are left?". It can do all that is needed, and in about two answers of three it does. That is where reinforcement
+# learning starts.
 #
 # First one question, before any training, and what your parts make of it. Between `{ }` the model asks the calculator,
 # between `[ ]` it is answered (these signs stand for `<|python_start|>` and so on). Grey boxes teach nothing.
