@@ -1,4 +1,4 @@
-"""Puzzle 3's judges: the oracle agrees with the golden vectors, every mistake they know is caught and told, and the
+"""Puzzle 3's judges: the oracle agrees with the golden vectors, and the
 notebook's pieces, put together, deliver the batches of the original."""
 
 import contextlib
@@ -14,59 +14,12 @@ import pytest
 import torch
 
 from autograder import variants
-from autograder.exam import Exam, outcome
-from autograder.judges import data_engine as judges
 from autograder.judges.data_engine import buffer, dealing, fine_tuning, mixing, splits
 from nanochat.packing import BestFitBuffer
-from puzzles import catalog, wire
+from puzzles import wire
 from tests import vectors_io
 
 PUZZLE = "03_data_engine"
-PARTS = [part.id for part in catalog.puzzle(PUZZLE).parts]
-MISTAKES = [(part, sentence) for part, judge in judges.JUDGES.items() for sentence in judge.mistakes]
-
-
-def answers(exam: Exam, part: str, answer) -> dict[int, list]:
-    """What `answer` says to every case of a part, as a submission hands it in."""
-    return {number: [outcome(answer, case)] for number, (case, _) in enumerate(exam.paper(part))}
-
-
-def test_every_part_has_a_judge():
-    assert list(judges.JUDGES) == PARTS
-
-
-@pytest.fixture(scope="module")
-def exam() -> Exam:
-    return Exam(PUZZLE, 5)
-
-
-@pytest.mark.parametrize(("part", "sentence"), MISTAKES)
-def test_a_mistake_is_caught_and_told(exam, part, sentence):
-    """Every mistake differs from the oracle on some case, and the first wrong case names this one and no other."""
-    verdict = exam.mark(part, answers(exam, part, judges.JUDGES[part].mistakes[sentence]))
-    assert verdict.status == "wrong"
-    assert verdict.message.endswith(f"Likely mistake: {sentence}.")
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_the_oracle_passes_its_own_exam(part):
-    for seed in range(2):
-        exam = Exam(PUZZLE, seed)
-        verdict = exam.mark(part, answers(exam, part, judges.JUDGES[part].oracle))
-        assert verdict.status == "passed", verdict.message
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_cases_follow_from_the_seed_and_survive_the_wire(part):
-    def cases(seed: int) -> list:
-        return judges.JUDGES[part].cases(random.Random(seed))
-
-    def told(seed: int) -> bytes:
-        return wire.encode(cases(seed))
-
-    assert told(1) == told(1)
-    assert told(1) != told(2)
-    assert b"$opaque" not in told(1)
 
 
 # the buffer's examination

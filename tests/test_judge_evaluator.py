@@ -1,4 +1,4 @@
-"""Puzzle 6's judges: the oracle agrees with the golden vectors, every mistake they know is caught and told, and the
+"""Puzzle 6's judges: the oracle agrees with the golden vectors, and the
 notebook's pieces, put together, evaluate as the original does, on one rank and on two real ones."""
 
 import contextlib
@@ -13,29 +13,17 @@ import pytest
 import torch
 
 from autograder import variants
-from autograder.exam import Exam, outcome
+from autograder.exam import outcome
 from autograder.judges import evaluator as judges
 from autograder.judges.evaluator import batching, metric, prompts, spans, verdicts
 from nanochat import core_eval
 from nanochat.gpt import GPT, GPTConfig
-from puzzles import catalog, wire
+from puzzles import catalog
 from puzzles.peek import excerpts
 from tests import vectors_io
 
 PUZZLE = "06_evaluator"
-PARTS = [part.id for part in catalog.puzzle(PUZZLE).parts]
-MISTAKES = [(part, sentence) for part, judge in judges.JUDGES.items() for sentence in judge.mistakes]
 VECTOR = vectors_io.load("core_eval")
-RAISED = {"choose_fewshot", "render_prompts", "answer_spans", "crop_to_context"}
-
-
-def answers(exam: Exam, part: str, answer) -> dict[int, list]:
-    """What `answer` says to every case of a part, as a submission hands it in."""
-    return {number: [outcome(answer, case)] for number, (case, _) in enumerate(exam.paper(part))}
-
-
-def test_every_part_has_a_judge():
-    assert list(judges.JUDGES) == PARTS
 
 
 def test_every_part_can_be_peeked_at():
@@ -45,39 +33,6 @@ def test_every_part_can_be_peeked_at():
     for excerpt in shown.values():
         lines = (catalog.ROOT / excerpt.file).read_text().splitlines(keepends=True)
         assert "".join(lines[excerpt.first - 1 :]).startswith(excerpt.code)
-
-
-@pytest.fixture(scope="module")
-def exam() -> Exam:
-    return Exam(PUZZLE, 5)
-
-
-@pytest.mark.parametrize(("part", "sentence"), MISTAKES)
-def test_a_mistake_is_caught_and_told(exam, part, sentence):
-    """Every mistake differs from the oracle on some case, and the first wrong case names this one and no other."""
-    verdict = exam.mark(part, answers(exam, part, judges.JUDGES[part].mistakes[sentence]))
-    assert verdict.status == "wrong"
-    assert verdict.message.endswith(f"Likely mistake: {sentence}.")
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_the_oracle_passes_its_own_exam_and_raises_only_what_it_should(part):
-    for seed in range(2):
-        exam = Exam(PUZZLE, seed)
-        verdict = exam.mark(part, answers(exam, part, judges.JUDGES[part].oracle))
-        assert verdict.status == "passed", verdict.message
-        raised = {expected.type_name for _, expected in exam.paper(part) if isinstance(expected, wire.Raised)}
-        assert raised == ({"ValueError"} if part in RAISED else {"KeyError"} if part == "core_metric" else set())
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_cases_follow_from_the_seed_and_survive_the_wire(part):
-    def told(seed: int) -> bytes:
-        return wire.encode(judges.JUDGES[part].cases(random.Random(seed)))
-
-    assert told(1) == told(1)
-    assert told(1) != told(2)
-    assert b"$opaque" not in told(1)
 
 
 # the cases ask what they should ask

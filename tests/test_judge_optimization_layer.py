@@ -1,4 +1,4 @@
-"""Puzzle 2's judges: the oracle agrees with the golden vectors, and every mistake they know is caught and told."""
+"""Puzzle 2's judges: the oracle agrees with the golden vectors, and the cases ask what they should."""
 
 import random
 from typing import Any
@@ -7,68 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from autograder.exam import Exam, outcome
 from autograder.judges import optimization_layer as judges
 from autograder.judges.optimization_layer import fp8, groups, muon, schedules, steps
 from nanochat import optim
-from puzzles import catalog, wire
+from puzzles import wire
 from tests import vectors_io
 
-PUZZLE = "02_optimization_layer"
-PARTS = [part.id for part in catalog.puzzle(PUZZLE).parts]
-MISTAKES = [(part, sentence) for part, judge in judges.JUDGES.items() for sentence in judge.mistakes]
 VECTORS, ARRAYS = vectors_io.load("optim"), vectors_io.arrays("optim")
-
-
-def answers(exam: Exam, part: str, answer: Any) -> dict[int, list]:
-    """What `answer` says to every case of a part, as a submission hands it in."""
-    return {number: [outcome(answer, case)] for number, (case, _) in enumerate(exam.paper(part))}
 
 
 def tensor(key: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.tensor(ARRAYS[key], dtype=dtype)
-
-
-def test_every_part_has_a_judge() -> None:
-    assert list(judges.JUDGES) == PARTS
-
-
-@pytest.fixture(scope="module")
-def exam() -> Exam:
-    return Exam(PUZZLE, 5)
-
-
-@pytest.mark.parametrize(("part", "sentence"), MISTAKES)
-def test_a_mistake_is_caught_and_told(exam: Exam, part: str, sentence: str) -> None:
-    """Every mistake differs from the oracle on some case, and the first wrong case names this one and no other."""
-    verdict = exam.mark(part, answers(exam, part, judges.JUDGES[part].mistakes[sentence]))
-    assert verdict.status == "wrong"
-    assert verdict.message.endswith(f"Likely mistake: {sentence}.")
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_the_oracle_passes_its_own_exam(part: str) -> None:
-    for seed in range(2):
-        exam = Exam(PUZZLE, seed)
-        verdict = exam.mark(part, answers(exam, part, judges.JUDGES[part].oracle))
-        assert verdict.status == "passed", verdict.message
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_cases_follow_from_the_seed_and_survive_the_wire(part: str) -> None:
-    def told(seed: int) -> bytes:
-        return wire.encode(judges.JUDGES[part].cases(random.Random(seed)))
-
-    assert told(1) == told(1)
-    assert told(1) != told(2)
-    assert b"$opaque" not in told(1)
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_no_expected_answer_is_an_exception(part: str) -> None:
-    """No part of this puzzle asks for an error: one would mean that the oracle can't read its own case."""
-    for _, expected in Exam(PUZZLE, 3).paper(part):
-        assert not isinstance(expected, wire.Raised), expected
 
 
 # the oracle against the golden vectors

@@ -1,66 +1,18 @@
-"""Puzzle 5's judges: the oracle agrees with the golden vectors, and every mistake they know is caught and told."""
+"""Puzzle 5's judges: the oracle agrees with the golden vectors, and the cases ask what they should."""
 
 import random
 
 import pytest
 import torch
 
-from autograder.exam import Exam, outcome
 from autograder.judges import rl_loop
 from autograder.judges.rl_loop import rollouts, step
 from nanochat import rl
-from puzzles import catalog, wire
 from tests import vectors_io
 
-PUZZLE = "05_rl_loop"
 JUDGES = rl_loop.JUDGES
-PARTS = [part.id for part in catalog.puzzle(PUZZLE).parts]
-MISTAKES = [(part, sentence) for part, judge in JUDGES.items() for sentence in judge.mistakes]
 VECTOR = vectors_io.load("rl")
 ARRAYS = vectors_io.arrays("rl")
-
-
-def answers(exam: Exam, part: str, answer) -> dict[int, list]:
-    """What `answer` says to every case of a part, as a submission hands it in."""
-    return {number: [outcome(answer, case)] for number, (case, _) in enumerate(exam.paper(part))}
-
-
-def test_every_part_has_a_judge():
-    assert list(JUDGES) == PARTS
-
-
-@pytest.fixture(scope="module")
-def exam() -> Exam:
-    return Exam(PUZZLE, 5)
-
-
-@pytest.mark.parametrize(("part", "sentence"), MISTAKES)
-def test_a_mistake_is_caught_and_told(exam, part, sentence):
-    """Every mistake differs from the oracle on some case, and the first wrong case names this one and no other."""
-    verdict = exam.mark(part, answers(exam, part, JUDGES[part].mistakes[sentence]))
-    assert verdict.status == "wrong"
-    # a mistake that ends in the wrong kind of outcome explains itself
-    assert verdict.message.endswith((f"Likely mistake: {sentence}.", "to be raised, got dict."))
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_the_oracle_passes_its_own_exam_and_raises_only_what_it_should(part):
-    for seed in range(2):
-        exam = Exam(PUZZLE, seed)
-        verdict = exam.mark(part, answers(exam, part, JUDGES[part].oracle))
-        assert verdict.status == "passed", verdict.message
-        raised = {expected.type_name for _, expected in exam.paper(part) if isinstance(expected, wire.Raised)}
-        assert raised == {"rollout": {"ValueError"}, "train_step": {"ValueError"}}.get(part, set())
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_cases_follow_from_the_seed_and_survive_the_wire(part):
-    def told(seed: int) -> bytes:
-        return wire.encode(JUDGES[part].cases(random.Random(seed)))
-
-    assert told(1) == told(1)
-    assert told(1) != told(2)
-    assert b"$opaque" not in told(1)
 
 
 # the cases ask what they should ask

@@ -1,4 +1,4 @@
-"""Puzzle 1's judges: the oracle agrees with the golden vectors, and every mistake they know is caught and told."""
+"""Puzzle 1's judges: the oracle agrees with the golden vectors, and the cases ask what they should."""
 
 import contextlib
 import io
@@ -11,63 +11,17 @@ import pytest
 import torch
 
 from autograder import variants
-from autograder.exam import Exam, outcome
 from autograder.judges.cases import asked
-from autograder.judges.transformer_blueprint import JUDGES, flops, layout, parameters, positions, weights
+from autograder.judges.transformer_blueprint import flops, layout, parameters, positions, weights
 from autograder.pipeline import graded_part
 from nanochat import common
 from nanochat.gpt import GPTConfig
 from nanochat.recipe import build_meta_model
-from puzzles import catalog, wire
+from puzzles import wire
 from tests import vectors_io
 
 PUZZLE = "01_transformer_blueprint"
 CHECKPOINTS = vectors_io.VECTORS / "checkpoint"
-PARTS = [part.id for part in catalog.puzzle(PUZZLE).parts]
-MISTAKES = [(part, sentence) for part, judge in JUDGES.items() for sentence in judge.mistakes]
-
-
-def answers(exam: Exam, part: str, answer) -> dict[int, list]:
-    """What `answer` says to every case of a part, as a submission hands it in."""
-    return {number: [outcome(answer, case)] for number, (case, _) in enumerate(exam.paper(part))}
-
-
-def test_every_part_has_a_judge():
-    assert list(JUDGES) == PARTS
-
-
-@pytest.fixture(scope="module")
-def exam() -> Exam:
-    return Exam(PUZZLE, 5)
-
-
-@pytest.mark.parametrize(("part", "sentence"), MISTAKES)
-def test_a_mistake_is_caught_and_told(exam, part, sentence):
-    """Every mistake differs from the oracle on some case, and the first wrong case names this one and no other."""
-    verdict = exam.mark(part, answers(exam, part, JUDGES[part].mistakes[sentence]))
-    assert verdict.status == "wrong"
-    assert verdict.message.endswith(f"Likely mistake: {sentence}.")
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_the_oracle_passes_its_own_exam(part):
-    for seed in range(2):
-        exam = Exam(PUZZLE, seed)
-        verdict = exam.mark(part, answers(exam, part, JUDGES[part].oracle))
-        assert verdict.status == "passed", verdict.message
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_cases_follow_from_the_seed_and_survive_the_wire(part):
-    def cases(seed: int) -> list:
-        return JUDGES[part].cases(random.Random(seed))
-
-    def told(seed: int) -> bytes:
-        return wire.encode(cases(seed))
-
-    assert told(1) == told(1)
-    assert told(1) != told(2)
-    assert b"$opaque" not in told(1)
 
 
 # the oracle against the golden vectors
