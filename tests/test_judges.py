@@ -23,26 +23,32 @@ MISTAKES = [
     for sentence in judge.mistakes
 ]
 SEED = 5
-# what the oracle raises in an exam, where asking for it is part of the question
-RAISED = {
-    ("01_transformer_blueprint", "widths"): {"ValueError"},
-    ("01_transformer_blueprint", "window_sizes"): {"ValueError"},
-    ("03_data_engine", "split_shards"): {"ValueError", "FileNotFoundError"},
-    ("03_data_engine", "deal_documents"): {"ValueError"},
-    ("03_data_engine", "pack_sft"): {"ValueError"},
-    ("04_inference_engine", "sample_next_token"): {"ValueError"},
-    ("04_inference_engine", "generate"): {"ValueError", "IndexError"},
-    ("05_rl_loop", "rollout"): {"ValueError"},
-    ("05_rl_loop", "train_step"): {"ValueError"},
-    ("06_evaluator", "choose_fewshot"): {"ValueError"},
-    ("06_evaluator", "render_prompts"): {"ValueError"},
-    ("06_evaluator", "answer_spans"): {"ValueError"},
-    ("06_evaluator", "crop_to_context"): {"ValueError"},
-    ("06_evaluator", "core_metric"): {"KeyError"},
-    ("07_sandbox_tokenizer", "train_tokenizer"): {"ValueError"},
-    ("07_sandbox_tokenizer", "tokenizer"): {"ValueError"},
-    ("07_sandbox_tokenizer", "render_conversation"): {"ValueError"},
-    ("07_sandbox_tokenizer", "render_for_completion"): {"ValueError"},
+# What the oracle raises in an exam, by part, where a refusal is part of the question. A puzzle that is not listed may
+# refuse with ValueError wherever it likes.
+RAISED: dict[str, dict[str, set[str]]] = {
+    "01_transformer_blueprint": {"widths": {"ValueError"}, "window_sizes": {"ValueError"}},
+    "02_optimization_layer": {},
+    "03_data_engine": {
+        "split_shards": {"ValueError", "FileNotFoundError"},
+        "deal_documents": {"ValueError"},
+        "pack_sft": {"ValueError"},
+    },
+    "04_inference_engine": {"sample_next_token": {"ValueError"}, "generate": {"ValueError", "IndexError"}},
+    "05_rl_loop": {"rollout": {"ValueError"}, "train_step": {"ValueError"}},
+    "06_evaluator": {
+        "choose_fewshot": {"ValueError"},
+        "render_prompts": {"ValueError"},
+        "answer_spans": {"ValueError"},
+        "crop_to_context": {"ValueError"},
+        "core_metric": {"KeyError"},
+    },
+    "07_sandbox_tokenizer": {
+        "train_tokenizer": {"ValueError"},
+        "tokenizer": {"ValueError"},
+        "render_conversation": {"ValueError"},
+        "render_for_completion": {"ValueError"},
+    },
+    "08_mini_gpt": {},
 }
 
 
@@ -87,7 +93,7 @@ def test_the_oracle_passes_its_own_exam_and_raises_only_what_it_should(puzzle_id
         verdict = exam.mark(part, answers(exam, part, judge_of(puzzle_id, part).oracle))
         assert verdict.status == "passed", verdict.message
         raised = {expected.type_name for _, expected in exam.paper(part) if isinstance(expected, wire.Raised)}
-        assert raised == RAISED.get((puzzle_id, part), set())
+        assert raised == RAISED[puzzle_id].get(part, set()) if puzzle_id in RAISED else raised <= {"ValueError"}
 
 
 @pytest.mark.parametrize(("puzzle_id", "part"), PARTS)
