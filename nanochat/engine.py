@@ -88,6 +88,20 @@ class KVCache:
             self.prev_embedding = other.prev_embedding.expand(self.batch_size, -1, -1).clone()
 
 
+def make_cache(model: Any, batch_size: int, seq_len: int) -> KVCache:
+    """An empty cache of `batch_size` rows of `seq_len` tokens that fits a `GPT`."""
+    config = model.config
+    return KVCache(
+        batch_size=batch_size,
+        num_heads=config.n_kv_head,
+        seq_len=seq_len,
+        head_dim=config.n_embd // config.n_head,
+        num_layers=config.n_layer,
+        device=model.get_device(),
+        dtype=common.COMPUTE_DTYPE,
+    )
+
+
 @torch.inference_mode()
 def sample_next_token(
     logits: torch.Tensor, rng: torch.Generator, temperature: float = 1.0, top_k: int | None = None
@@ -187,16 +201,7 @@ class Engine:
 
     def new_cache(self, batch_size: int, seq_len: int) -> KVCache:
         """An empty cache that fits the model."""
-        config = self.model.config
-        return KVCache(
-            batch_size=batch_size,
-            num_heads=config.n_kv_head,
-            seq_len=seq_len,
-            head_dim=config.n_embd // config.n_head,
-            num_layers=config.n_layer,
-            device=self.model.get_device(),
-            dtype=common.COMPUTE_DTYPE,
-        )
+        return make_cache(self.model, batch_size, seq_len)
 
     def emit(self, row: Row, sampled: int) -> tuple[int, int]:
         """The next (token, mask) of `row`: a forced token if one is waiting, and then `sampled` is thrown away."""

@@ -18,19 +18,26 @@ from nanochat.common import InputError
 
 logger = logging.getLogger(__name__)
 
-USE_FA3: bool  # resolved on first use by `__getattr__`; assign it, or `_override_impl`, to force a choice
+HAS_FA3: bool  # this and the next are resolved when they are used, by `__getattr__`
+USE_FA3: bool  # assign it, or `_override_impl`, to force a choice
 _override_impl: str | None = None  # None: FA3 where it can be had; "fa3" or "sdpa": that one always
 _this_module = sys.modules[__name__]  # reading a lazy name through the module runs `__getattr__`
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve `USE_FA3` and the FA3 functions when they are first needed (PEP 562): it asks CUDA and the network."""
+    """Resolve what depends on FA3 when it is first needed (PEP 562): it asks CUDA and the network."""
     if name == "_fa3":
         globals()["_fa3"] = _load_fa3()
         return globals()["_fa3"]
+    if name == "HAS_FA3":
+        return _this_module._fa3 is not None
     if name == "USE_FA3":
-        return _this_module._fa3 is not None if _override_impl is None else _override_impl == "fa3"
+        return _resolve_use_fa3()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _resolve_use_fa3() -> bool:
+    return _this_module.HAS_FA3 if _override_impl is None else _override_impl == "fa3"
 
 
 def _load_fa3() -> Any:

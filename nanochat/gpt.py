@@ -123,6 +123,11 @@ class Linear(nn.Linear):
         return F.linear(input, self.weight.to(input.dtype), bias)
 
 
+def empty_embedding(rows: int, width: int) -> nn.Embedding:
+    """A table without values: `nn.Embedding` draws some, which on meta makes PyTorch import its compiler."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
 class CausalSelfAttention(nn.Module):
     """Grouped-query attention with a sliding window, rotary positions, QK norm and an optional value embedding."""
 
@@ -238,7 +243,8 @@ class GPT(nn.Module):
         n_layer, C, rows = config.n_layer, config.n_embd, pad_vocab_size(config.vocab_size, pad_vocab_size_to)
         blocks = nn.ModuleList(Block(config, i) for i in range(n_layer))
         self.head_dim = C // config.n_head
-        self.transformer = Trunk({"wte": nn.Embedding(rows, C), "h": blocks})
+        kv_width = config.n_kv_head * self.head_dim
+        self.transformer = Trunk({"wte": empty_embedding(rows, C), "h": blocks})
         self.lm_head = Linear(C, rows, bias=False)
         self.resid_lambdas = nn.Parameter(torch.ones(n_layer))
         self.x0_lambdas = nn.Parameter(torch.zeros(n_layer))
@@ -246,9 +252,11 @@ class GPT(nn.Module):
         self.smear_lambda = nn.Parameter(torch.zeros(1))
         self.backout_lambda = nn.Parameter(torch.zeros(1))
         self.value_embeds = nn.ModuleDict(
-            {str(i): nn.Embedding(rows, config.n_kv_head * self.head_dim) for i in range(n_layer) if has_ve(i, n_layer)}
+            {str(i): empty_embedding(rows, kv_width) for i in range(n_layer) if has_ve(i, n_layer)}
         )
-        cos, sin = precompute_rotary(ROTARY_OVERSIZE * config.sequence_len, self.head_dim)
+        # On the CPU first: for arithmetic on meta, PyTorch imports its compiler, which takes a second.
+        tables = precompute_rotary(ROTARY_OVERSIZE * config.sequence_len, self.head_dim, device="cpu")
+        cos, sin = (table.to(self.get_device()) for table in tables)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -312,6 +320,18 @@ class GPT(nn.Module):
         """Token ids (B, T) -> logits (B, T, vocab_size) float32, or with targets (B, T) their cross-entropy in nats.
 
         Targets of -1 are ignored. loss_reduction: "mean" or "sum" over the others, or "none" for all B*T losses, flat.
+        kv_cache and the errors raised are those of `hidden_states`.
+        """
+        logits = self.unembed(self.hidden_states(idx, kv_cache))
+        if targets is None:
+            return logits
+        return F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction=loss_reduction
+        )
+
+    def hidden_states(self, idx: torch.Tensor, kv_cache: "KVCache | None" = None) -> torch.Tensor:
+        """What the layers make of token ids (B, T): the residual stream at its end, normed, (B, T, C).
+
         With a kv_cache, idx continues what the cache holds, in pieces of any length; the result is that of one long
         forward. Raises InputError for a single token without a cache, and for more positions than the rotary table
         (10 * sequence_len) or the cache has.
@@ -343,13 +363,11 @@ class GPT(nn.Module):
         x = norm(x - self.backout_lambda.to(x.dtype) * x_middle)
         if kv_cache is not None:
             kv_cache.advance(T)
+        return x
 
-        logits = soft_cap(self.lm_head(x)[..., : self.config.vocab_size].float())
-        if targets is None:
-            return logits
-        return F.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction=loss_reduction
-        )
+    def unembed(self, x: torch.Tensor) -> torch.Tensor:
+        """Hidden states (..., C) -> logits (..., vocab_size) float32, of the token that follows each."""
+        return soft_cap(self.lm_head(x)[..., : self.config.vocab_size].float())
 
     @torch.inference_mode()
     def generate(

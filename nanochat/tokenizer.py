@@ -38,6 +38,8 @@ SPLIT_PATTERN = (
 
 TOKEN_BYTES_NAME = "token_bytes.pt"
 
+MIN_CHARS_FOR_THREADS = 50_000  # shorter batches are encoded sooner than threads have started
+
 
 class RustBPETokenizer:
     """A tiktoken encoding with nanochat's special tokens and the rendering of conversations.
@@ -104,7 +106,7 @@ class RustBPETokenizer:
         append: int | str | None = None,
         num_threads: int = 8,
     ) -> list[int] | list[list[int]]:
-        """Token ids of a text, or of each text of a list (in `num_threads` threads).
+        """Token ids of a text, or of each text of a list (in `num_threads` threads if it is long).
 
         `prepend` and `append` (a token id, or the name of a special token) go around every text. Nothing inside a text
         becomes a special token.
@@ -116,7 +118,10 @@ class RustBPETokenizer:
         if isinstance(text, str):
             return [*before, *self.enc.encode_ordinary(text), *after]
         if isinstance(text, list):
-            batch = self.enc.encode_ordinary_batch(text, num_threads=num_threads)
+            if sum(map(len, text)) < MIN_CHARS_FOR_THREADS:
+                batch = [self.enc.encode_ordinary(each) for each in text]
+            else:
+                batch = self.enc.encode_ordinary_batch(text, num_threads=num_threads)
             return [[*before, *ids, *after] for ids in batch]
         raise ValueError(f"encode takes a string or a list of strings, not {type(text).__name__}")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import base_eval, core_eval
@@ -187,11 +187,15 @@ def test_right_padding_changes_no_score(tiny: GPT) -> None:
 # Verdicts
 
 
+@pytest.mark.parametrize("is_gpt", [True, False], ids=["GPT", "function"])
 @pytest.mark.parametrize("case", VECTOR["evaluate"], ids=name_of)
-def test_evaluate(case: dict[str, Any], tiny: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate(case: dict[str, Any], is_gpt: bool, tiny: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPT is evaluated by parts, anything else by whole forwards."""
     items, task_meta = items_of(case["task_type"]), meta_of(case)
     limit = case["model_max_seq_len"]
-    model = tiny if limit is None else Capped(tiny, limit)
+    model: Any = tiny if is_gpt else lambda ids: tiny(ids)
+    if limit is not None:
+        model = Capped(model, limit)
     seen = record_scores(monkeypatch)
     results = [evaluate_example(i, model, ByteTokenizer(), items, CPU, task_meta) for i in range(len(items))]
     assert results == case["results"]
@@ -304,6 +308,96 @@ def test_items_share_forwards(tiny: GPT, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(core_eval, "EXAMPLES_AT_ONCE", 5)
     assert evaluate_examples(range(len(items)), model, ByteTokenizer(), items, CPU, task_meta, 2**20) == alone
     assert len(shapes) == 1 + -(-len(items) // 5)
+
+
+# Shared beginnings
+
+
+families = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 96), min_size=1, max_size=40),  # what the options share
+        st.lists(  # of each option: more context, answer
+            st.tuples(st.lists(st.integers(0, 96), max_size=4), st.lists(st.integers(0, 96), max_size=4)),
+            min_size=1,
+            max_size=4,
+        ),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def options_of(family: tuple[list[int], list[tuple[list[int], list[int]]]]) -> list[core_eval.Option]:
+    prefix, tails = family
+    options = [
+        core_eval.Option([0, *prefix, *context, *answer], 1 + len(prefix + context), 1 + len(prefix + context + answer))
+        for context, answer in tails
+    ]
+    shared = core_eval._shared_length(options)
+    return [option._replace(shared=shared) for option in options]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(families=families, max_batch_tokens=st.sampled_from([1, 60, 2**20]))
+def test_scores_by_parts_are_those_of_whole_forwards(tiny: GPT, families: list[Any], max_batch_tokens: int) -> None:
+    """Whatever the options share, and whichever of them share a batch."""
+    options = [option for family in families for option in options_of(family)]
+    by_parts = core_eval._score(options, tiny, 0, "cpu", max_batch_tokens)
+    for option, score in zip(options, by_parts, strict=True):
+        (whole,) = core_eval._score([option], lambda ids: tiny(ids), 0, "cpu", 1)
+        close([score.mean_loss], [whole.mean_loss], "L")
+        assert score.is_greedy == whole.is_greedy
+
+
+def test_what_options_share_is_read_once_and_logits_are_made_of_answers_only(tiny: GPT) -> None:
+    positions = {"layers": 0, "logits": 0}
+
+    def count(name: str) -> Any:
+        def hook(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            positions[name] += inputs[0][..., 0].numel()
+
+        return hook
+
+    hooks = [
+        tiny.transformer.h[0].register_forward_pre_hook(count("layers")),
+        tiny.lm_head.register_forward_pre_hook(count("logits")),
+    ]
+    items = [{"query": letter * 40, "choices": ["one", "two", "six", "ten"], "gold": 0} for letter in "abc"]
+    task_meta = {"task_type": "multiple_choice", "num_fewshot": 0, "continuation_delimiter": " "}
+    evaluate_examples(range(3), tiny, ByteTokenizer(), items, CPU, task_meta, 2**20)
+    for hook in hooks:
+        hook.remove()
+    # BOS, query and space are 42 tokens: 40 are read once, two and the choice by every option.
+    assert positions == {"layers": 3 * (40 + 4 * 5), "logits": 3 * 4 * 3}
+
+
+def test_equal_contexts_are_a_draw(tiny: GPT) -> None:
+    """The whole sequence is their common suffix: there is nothing to score, and the first wins."""
+    items = [{"context_options": ["same", "same"], "continuation": "end", "gold": gold} for gold in (0, 1)]
+    task_meta = {"task_type": "schema", "num_fewshot": 0, "continuation_delimiter": " "}
+    for model in (tiny, lambda ids: tiny(ids)):
+        assert evaluate_examples(range(2), model, ByteTokenizer(), items, CPU, task_meta) == [True, False]
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(7, True), (6, False), (5, False)])
+def test_an_answer_needs_a_token_before_it(limit: int, fits: bool, tiny: GPT) -> None:
+    """An answer that fills the context would be scored without its first token, or not at all: it is refused."""
+    items = [{"context": "a long story about", "continuation": "answer"}]
+    task_meta = {"task_type": "language_modeling", "num_fewshot": 0, "continuation_delimiter": " "}
+    answer = "answer"
+
+    class Tokenizer(ByteTokenizer):
+        def __call__(self, prompts: list[str], prepend: int) -> list[list[int]]:
+            return super().__call__([prompts[0] + " ", prompts[1]], prepend)
+
+    model = Capped(lambda ids: tiny(ids), limit)
+    if fits:
+        (verdict,) = evaluate_examples([0], model, Tokenizer(), items, CPU, task_meta)
+        assert verdict is False
+        return
+    sentence = f"fills max_seq_len {limit}" if limit == len(answer) else f"more than max_seq_len {limit}"
+    with pytest.raises(ValueError, match=f"the answer of item 0 .*{sentence}"):
+        evaluate_examples([0], model, Tokenizer(), items, CPU, task_meta)
 
 
 # Ranks

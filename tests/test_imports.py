@@ -79,3 +79,13 @@ def test_the_model_pulls_in_neither_optimizer_nor_engine(tmp_path: Path) -> None
     assert set(pulled_in["nanochat.gpt"]) == {
         f"nanochat.{name}" for name in ("common", "counts", "flash_attention", "gpt")
     }
+
+
+def test_a_model_is_loaded_without_the_compiler() -> None:
+    """PyTorch imports it, which takes longer than all the rest, for a sum or a random number on the meta device."""
+    program = "import sys; from nanochat.toyworld import load_toy; load_toy(); print('torch._dynamo' in sys.modules)"
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
+    assert result.stdout == "False\n"

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import tokenizer as tokenizer_module
-from nanochat.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, RustBPETokenizer
+from nanochat.tokenizer import MIN_CHARS_FOR_THREADS, SPECIAL_TOKENS, SPLIT_PATTERN, RustBPETokenizer
 from tests.vectors_io import load
 
 VECTORS = load("tokenizer")
@@ -115,6 +115,13 @@ def test_encodings(trained: tuple[RustBPETokenizer, dict[str, Any]]) -> None:
     assert tokenizer.encode(texts, num_threads=2) == ids
     assert [tokenizer(text) for text in texts] == ids
     assert [tokenizer.decode(i) for i in ids] == texts
+
+
+def test_long_batches_are_encoded_like_short_ones(tokenizer: RustBPETokenizer) -> None:
+    """In threads from a certain length on, in the order given."""
+    texts = [f"text number {i}, which is {'very ' * (i % 7)}long" for i in range(3000)]
+    assert sum(map(len, texts)) > MIN_CHARS_FOR_THREADS
+    assert tokenizer.encode(texts, prepend="<|bos|>") == [tokenizer.encode(text, prepend="<|bos|>") for text in texts]
 
 
 def test_prepend_and_append(trained: tuple[RustBPETokenizer, dict[str, Any]]) -> None:
