@@ -17,6 +17,9 @@ from nanochat.common import InputError, round_up
 # AdamW gradients with fewer elements are all-reduced and updated on every rank: splitting them saves next to nothing.
 MIN_NUMEL_TO_SHARD = 1024
 
+# Stacking small matrices saves calls. On a CPU it costs more than it saves once a step's tensors overflow the cache.
+MAX_NUMEL_STACKED_ON_CPU = 2**16
+
 # Coefficients (a, b, c) of each Polar Express iteration, arXiv 2505.16932.
 polar_express_coeffs: list[tuple[float, float, float]] = [
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -31,6 +34,7 @@ NEWTON_SCHULZ_COEFFS = (3.4445, -4.7750, 2.0315)
 
 
 P = ParamSpec("P")
+Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 def compiled_on_cuda(step: Callable[Concatenate[Tensor, P], None]) -> Callable[Concatenate[Tensor, P], None]:
@@ -197,8 +201,9 @@ def _buffer(state: dict[str, Any], key: str, p: Tensor, shape: tuple[int, ...]) 
     return state[key]
 
 
-def _apply_adamw(group: dict[str, Any], state: dict[str, Any], p: Tensor, grad: Tensor) -> None:
-    """AdamW on `p` with the hyperparameters of its group."""
+def _apply_adamw(group: dict[str, Any], state: dict[str, Any], params: Tensors, grads: Tensors) -> None:
+    """AdamW on the one tensor of `params` with the hyperparameters of its group."""
+    (p,), (grad,) = params, grads
     exp_avg = _buffer(state, "exp_avg", p, p.shape)
     exp_avg_sq = _buffer(state, "exp_avg_sq", p, p.shape)
     state["step"] = state.get("step", 0) + 1
@@ -209,17 +214,27 @@ def _apply_adamw(group: dict[str, Any], state: dict[str, Any], p: Tensor, grad: 
     adamw_step_fused(p, grad, exp_avg, exp_avg_sq, *hyperparameters)
 
 
-def _apply_muon(group: dict[str, Any], state: dict[str, Any], stack: Tensor, grads: Tensor) -> None:
-    """Muon on the matrices `stack` (K, m, n) with the hyperparameters of their group."""
-    k, m, n = stack.shape
+def _apply_muon(group: dict[str, Any], state: dict[str, Any], params: Tensors, grads: Tensors) -> None:
+    """Muon on the matrices `params`, of one shape (m, n), with the hyperparameters of their group."""
+    k, (m, n) = len(params), params[0].shape
     second_shape, red_dim = ((k, m, 1), -1) if m >= n else ((k, 1, n), -2)
-    momentum_buffer = _buffer(state, "momentum_buffer", stack, stack.shape)
-    second_momentum_buffer = _buffer(state, "second_momentum_buffer", stack, second_shape)
+    momentum_buffer = _buffer(state, "momentum_buffer", params[0], (k, m, n))
+    second_momentum_buffer = _buffer(state, "second_momentum_buffer", params[0], second_shape)
     lr = group["lr"] * max(1.0, m / n) ** 0.5
     momentum, lr, wd, beta2 = (_scalar(x) for x in (group["momentum"], lr, group["weight_decay"], group["beta2"]))
-    muon_step_fused(
-        grads, stack, momentum_buffer, second_momentum_buffer, momentum, lr, wd, beta2, group["ns_steps"], red_dim
-    )
+    at_once = max(1, MAX_NUMEL_STACKED_ON_CPU // (m * n)) if params[0].device.type == "cpu" else k
+    for first in range(0, k, at_once):
+        some = slice(first, first + at_once)
+        stack = _stack(params[some])
+        buffers = momentum_buffer[some], second_momentum_buffer[some]
+        muon_step_fused(_stack(grads[some]), stack, *buffers, momentum, lr, wd, beta2, group["ns_steps"], red_dim)
+        if len(stack) > 1:
+            torch._foreach_copy_(params[some], stack.unbind())
+
+
+def _stack(matrices: Tensors) -> Tensor:
+    """(K, m, n): a view of a single matrix, a copy of several."""
+    return matrices[0][None] if len(matrices) == 1 else torch.stack(matrices)
 
 
 def _gradient(p: Tensor) -> Tensor:
@@ -258,14 +273,14 @@ class Muon(torch.optim.Optimizer):
         """Update every matrix from its `.grad`."""
         for group in self.param_groups:
             for p in group["params"]:
-                _apply_muon(group, self.state[p], p[None], _gradient(p)[None])
+                _apply_muon(group, self.state[p], [p], [_gradient(p)])
 
 
 class MuonAdamW(torch.optim.Optimizer):
     """AdamW and Muon groups in one optimizer, sharded over the ranks of torch.distributed where there are several.
 
     A group has `kind` and `params`; kind 'adamw': lr, betas, eps, weight_decay; kind 'muon': lr, momentum, ns_steps,
-    beta2, weight_decay, and matrices of one shape, which are stacked.
+    beta2, weight_decay, and matrices of one shape, which are stacked where that is faster.
 
     With several ranks (ZeRO-2, arXiv 1910.02054) parameters are the same on all, gradients are not. Each parameter or
     stack is cut along dim 0 into equal shares, zero-padded if need be: a rank receives the averaged gradient of its
@@ -299,32 +314,35 @@ class MuonAdamW(torch.optim.Optimizer):
                 next(update, None)
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Iterator[None]:
-        """Update one AdamW parameter or the stack of a Muon group, pausing after each start of communication."""
+        """Update one AdamW parameter or the matrices of a Muon group, pausing after each start of communication."""
         rank, world_size = _rank_and_world_size()
         is_muon = group["kind"] == "muon"
-        grad = torch.stack(grads) if is_muon else grads[0]
-        is_sharded = world_size > 1 and (is_muon or grad.numel() >= MIN_NUMEL_TO_SHARD)
+        apply = _apply_muon if is_muon else _apply_adamw
+        state = self.state[params[0]]
+        if world_size == 1:
+            apply(group, state, params, grads)
+            return
 
-        my_grad = grad
+        grad = torch.stack(grads) if is_muon else grads[0]
+        is_sharded = is_muon or grad.numel() >= MIN_NUMEL_TO_SHARD
         if is_sharded:
             grad = _pad_rows(grad, world_size)
             my_grad = torch.empty_like(grad.chunk(world_size)[rank])
             work = _collective("reduce_scatter_single", "reduce_scatter_tensor")(my_grad, grad, async_op=True)
-        elif world_size > 1:
+        else:
             my_grad = grad.clone(memory_format=torch.contiguous_format)
             work = dist.all_reduce(my_grad, async_op=True)
-        if world_size > 1:
-            yield
-            work.wait()
-            my_grad /= world_size
+        yield
+        work.wait()
+        my_grad /= world_size
         del grad  # the stack of a whole group need not outlive its reduction
 
         value = my_value = torch.stack(params) if is_muon else params[0]
         if is_sharded:
             value = _pad_rows(value, world_size)
             my_value = value.chunk(world_size)[rank]
-        apply = _apply_muon if is_muon else _apply_adamw
-        apply(group, self.state[params[0]], my_value, my_grad)
+        my_params, my_grads = (my_value.unbind(), my_grad.unbind()) if is_muon else ([my_value], [my_grad])
+        apply(group, state, my_params, my_grads)
 
         if is_sharded:
             work = _collective("all_gather_single", "all_gather_into_tensor")(value, my_value, async_op=True)

@@ -139,6 +139,11 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
         ["chat_sft", *CHAT_SFT],
         r"Conversation \d+ has \d+ tokens and a row holds 129",
     ),
+    "over-long question": (
+        nothing,
+        ["chat_cli", "-i", "base", "-p", "why? " * 200],
+        r"the conversation has \d+ tokens and the model reads 64: start a new one",
+    ),
     "unwritable checkpoints": (
         checkpoints_are_a_file,
         ["base_train", *BASE_TRAIN],

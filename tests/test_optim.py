@@ -246,8 +246,10 @@ def parameters_of(groups: list[dict[str, Any]]) -> list[torch.Tensor]:
     return [p for group in groups for p in group["params"]]
 
 
-def test_stacked_muon_is_muon_on_each_matrix() -> None:
-    """A stack of three must not mix its matrices; `Muon` takes them one by one."""
+@pytest.mark.parametrize("max_numel_stacked", [1, 100, 2**16], ids=["one by one", "two and one", "all at once"])
+def test_stacked_muon_is_muon_on_each_matrix(max_numel_stacked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack of three must not mix its matrices, however it is cut; `Muon` takes them one by one."""
+    monkeypatch.setattr(optim, "MAX_NUMEL_STACKED_ON_CPU", max_numel_stacked)
     stacked, single = make_groups()[2:], make_groups()[2:]
     optimizer = MuonAdamW(stacked)
     one_by_one = Muon(parameters_of(single), lr=0.02, momentum=0.9, weight_decay=0.1)

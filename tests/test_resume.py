@@ -1,6 +1,7 @@
 # ruff: noqa: F811 -- a test asks for a fixture by the name under which it is imported
 """A run stopped by Ctrl-C and resumed has the losses of one that was never stopped."""
 
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from nanochat import resume, train
-from nanochat.checkpoint_manager import find_last_step
+from nanochat.checkpoint_manager import SOURCE_DIRS, find_last_step
 from nanochat.common import DummyWandb, InputError
 from nanochat.gpt import GPTConfig
 from nanochat.metrics import FILE_NAME, MetricsLog, read_metrics
@@ -68,6 +69,35 @@ def test_pretraining_goes_on_exactly_where_ctrl_c_stopped_it(tiny: Path, monkeyp
     assert curve(folder / "cut") == curve(folder / "whole")
     weights = [torch.load(folder / tag / "model_000200.pt", weights_only=True) for tag in ("cut", "whole")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+SFT_FLAGS = ["--gsm8k-epochs", "40", "--mmlu-epochs", "40", "--eval-every", "50", "--chatcore-every", "-1"]
+RL_FLAGS = ["--num-steps", "60", "--eval-every", "20", "--eval-examples", "2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "main", "flags", "source"),
+    [
+        ("chat_sft", chat_sft.main, [*tiny_data.CHAT_SFT, *SFT_FLAGS], "sft"),
+        ("chat_rl", chat_rl.main, [*tiny_data.CHAT_RL, *RL_FLAGS], "rl"),
+    ],
+)
+def test_later_stages_go_on_where_ctrl_c_stopped_them(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, main: Any, flags: list[str], source: str
+) -> None:
+    base_dir = shutil.copytree(tiny, tmp_path / "base")
+    shutil.rmtree(base_dir / SOURCE_DIRS[source], ignore_errors=True)
+    if source == "rl":  # from the base model: any model will do
+        shutil.copytree(base_dir / SOURCE_DIRS["base"], base_dir / SOURCE_DIRS["sft"], dirs_exist_ok=True)
+    folder = base_dir / SOURCE_DIRS[source] / "d2"
+    step = interrupt(base_dir, folder, 5, name, *flags)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base_dir))
+    assert main([*flags, "--resume-from-step", str(step)]) == 0
+    resumed, last_step = curve(folder), find_last_step(folder)
+    assert 5 < step < last_step, "interrupted too late to tell anything"
+    shutil.rmtree(folder)
+    assert main(flags) == 0
+    assert (curve(folder), find_last_step(folder)) == (resumed, last_step)
 
 
 def in_steps(
