@@ -152,7 +152,7 @@ def _write(path: str, text: str) -> None:
 def enter_private_root(root: str, read_only: Iterable[str], tmp_bytes: int) -> None:
     """Leave the machine's file tree for one that holds only: the paths in `read_only`, under their own names and not
     writable; five harmless devices; the /proc of this pid namespace, where the kernel lets it be mounted; and a /tmp of
-    at most `tmp_bytes` (in memory), which is gone with the last process. Goes to the empty directory /tmp/work.
+    at most `tmp_bytes` (in memory), which is gone with the last process. Goes to the empty directory /tmp/home.
 
     `root` is an empty directory to build it on. Moves into a new "mount" namespace, so that only this process and its
     children change trees. Needs the capabilities over a new "pid" namespace, as its first process. Paths that do not
@@ -164,8 +164,8 @@ def enter_private_root(root: str, read_only: Iterable[str], tmp_bytes: int) -> N
     for directory in ("/proc", "/tmp"):
         os.mkdir(root + directory)
     _mount_tmpfs(root + "/tmp", f"size={tmp_bytes},nr_inodes=4096,mode=1777")
-    os.mkdir(root + "/tmp/work")
-    os.chmod(root + "/tmp/work", 0o777)
+    os.mkdir(root + "/tmp/home")
+    os.chmod(root + "/tmp/home", 0o777)
     shown: list[str] = []
     for real in sorted({os.path.realpath(path) for path in read_only if os.path.exists(path)}):
         if not _is_under(real, shown):
@@ -189,7 +189,7 @@ def enter_private_root(root: str, read_only: Iterable[str], tmp_bytes: int) -> N
     _libc("pivot_root", b".", b".")
     _libc("umount2", b".", _MNT_DETACH)
     _libc("mount", None, b"/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV, None)
-    os.chdir("/tmp/work")
+    os.chdir("/tmp/home")
 
 
 def _mount_tmpfs(target: str, options: str) -> None:

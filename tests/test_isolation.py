@@ -1,4 +1,4 @@
-"""The isolation primitives one by one; `test_execution` tests them together, against attacks."""
+"""The isolation primitives one by one; `test_execution_attacks` tests them together, against attacks."""
 
 import errno
 import os
@@ -85,7 +85,7 @@ def test_private_root_shows_only_what_was_asked_for(tmp_path: Path) -> None:
         "    except OSError as error: print(error.errno)\n",
     )
     lines = output.splitlines()
-    assert lines[0] == "/tmp/work [] ['link', 'shown']"  # wherever the tests live, maybe under the machine's /tmp
+    assert lines[0] == "/tmp/home [] ['link', 'shown']"  # wherever the tests live, maybe under the machine's /tmp
     assert lines[1].startswith("hello False") and "null" in lines[1]
     mount_points = lines[2].split()
     assert mount_points.count("/") == 1, "the machine's own tree is still there"

@@ -142,7 +142,7 @@ for name, call in dict(
     chroot=lambda: libc.chroot(b"/tmp"), setuid=lambda: libc.setuid(0), bpf=lambda: libc.syscall(321, 0, 0, 0),
     keyctl=lambda: libc.syscall(250, 0, 0), io_uring=lambda: libc.syscall(425, 1, 0),
     userfaultfd=lambda: libc.syscall(323, 0), umount=lambda: libc.umount2(b"/proc", 2),
-    mknod=lambda: libc.mknod(b"/tmp/work/sda", 0o60666, 0xfe00),
+    mknod=lambda: libc.mknod(b"/tmp/home/sda", 0o60666, 0xfe00),
 ).items():
     if call() >= 0: print("LOOT", name)
 {STUB}
@@ -166,7 +166,7 @@ import os, sys, torch, puzzles, guest
 for path in (ROOT + "/README.md", COURSE + "/gradebook.db", COURSE + "/source/x", HOME + "/secret.txt", "/etc/passwd",
              os.path.dirname(torch.__file__) + "/__init__.py", os.path.dirname(puzzles.__file__) + "/submit.py",
              os.path.dirname(guest.__file__) + "/shell.py", os.path.dirname(puzzles.__file__) + "/new.py",
-             sys.prefix + "/lib/sitecustomize.py", "/root/x", "/x", "/dev/x", "/proc/sys/kernel/core_pattern"):
+             sys.prefix + "/lib/sitecustomize.py", "/etc/x", "/x", "/dev/x", "/proc/sys/kernel/core_pattern"):
     try:
         open(path, "a").close()
         print("LOOT", path)
