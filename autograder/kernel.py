@@ -18,7 +18,7 @@ from nbformat import NotebookNode
 
 from autograder.execute import Run
 from autograder.sandbox import LAYERS, Limits
-from autograder.source import ORACLE_TAG
+from autograder.shown import ORACLE_TAG
 
 MAX_OUTPUT_CHARACTERS = 200_000
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "LD_LIBRARY_PATH")
@@ -65,7 +65,7 @@ def execute(notebook: NotebookNode, limits: Limits) -> Run:
         )
         client.on_cell_start = client.remember
         trouble = asyncio.run(_run(client, limits, _environment(folder, limits)))
-    return Run(notebook, time.monotonic() - started, trouble, 0.0, tuple(LAYERS))
+    return Run(notebook, time.monotonic() - started, trouble, 0.0, tuple(LAYERS), {})
 
 
 async def _run(client: _Client, limits: Limits, environment: dict[str, str]) -> str:

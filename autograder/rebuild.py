@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nbformat import NotebookNode
@@ -42,7 +42,11 @@ def rebuild(template: NotebookNode, submission: bytes) -> tuple[NotebookNode, li
     cells = read_cells(submission)
     known = {cell.id: cell for cell in template.cells}
     holes = {cell.id for cell in template.cells if cell.metadata.get("nbgrader", {}).get("solution")}
-    taken, added, doubled = _assign(cells, known, holes)
+    # Colab strips the ids of cells, which are the only names of those that nbgrader does not know
+    plain = {
+        _as_read(cell.cell_type, cell.source): cell.id for cell in template.cells if "nbgrader" not in cell.metadata
+    }
+    taken, added, doubled = _assign([_named(cell, plain) for cell in cells], known, holes)
 
     notebook = deepcopy(template)
     rebuilt: list[NotebookNode] = list(_ordinary(added.get(None, ()), 0))
@@ -93,13 +97,23 @@ def _read_cell(item: Any) -> Cell | None:
     names = tuple(name for name in (grade_id, item.get("id")) if isinstance(name, str))
     # a lone surrogate is legal JSON and cannot be written back as UTF-8
     source = source.encode("utf-8", "replace").decode()
-    return Cell(item["cell_type"], without_html(source) if item["cell_type"] == "markdown" else source, names)
+    return Cell(*_as_read(item["cell_type"], source), names)
+
+
+def _as_read(kind: str, source: str) -> tuple[str, str]:
+    return kind, without_html(source) if kind == "markdown" else source
 
 
 def without_html(markdown: str) -> str:
     """Markdown in which tags are text and no link runs a script: it is read in pages that can change grades. The
     sanitizer of nbconvert would take the headings and tables of the instructor's text with it."""
     return _SCRIPT_LINK.sub(r"\1script;", _TAG.sub("&lt;", markdown))
+
+
+def _named(cell: Cell, plain: dict[tuple[str, str], str]) -> Cell:
+    """The cell; known as one of the instructor's as well, if it is just like it."""
+    name = plain.get((cell.kind, cell.source))
+    return replace(cell, names=(*cell.names, name)) if name else cell
 
 
 def _assign(

@@ -7,6 +7,8 @@ from pathlib import Path
 from puzzles.catalog import HERE, ROOT, Puzzle
 
 GUEST = Path(__file__).parent / "guest"
+# Cells that show the learner's work beside the oracle's: the oracle is out of reach while a submission is graded.
+ORACLE_TAG = "oracle"
 _IGNORED = ("__pycache__", "*.pyc", ".*")
 
 

@@ -13,36 +13,65 @@ roles.
 """
 
 import os
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from autograder import bootstrap
 from puzzles import catalog
 
 SCHEMA_VERSION = 3
 ROLES = ("given", "hole", "graded", "written")
-# Cells that show the learner's work beside the oracle's: the oracle is out of reach while a submission is graded.
-ORACLE_TAG = "oracle"
 # Cells of a lab that only draw: JupyterLab folds them, and a click opens them.
 DRAWING_TAG = "drawing"
 
 
-def notebook_from_script(script: Path) -> NotebookNode:
-    """The notebook a percent script describes: cell ids and nbgrader metadata are determined by the script alone.
-    Raises UserError for a role that is unknown or stands twice."""
-    puzzle = catalog.puzzle(script.stem)
+def notebook_from_script(script: Path, course: Path = catalog.ROOT) -> NotebookNode:
+    """The notebook a percent script describes, with the cells that open it on Google Colab: all of it is determined by
+    the script and the course's settings. Raises UserError for a role that is unknown or stands twice."""
+    puzzle = catalog.puzzle(script.stem, course)
     notebook = jupytext.read(script)
-    seen: set[str] = set()
+    seen = {bootstrap.NAME}
     for position, cell in enumerate(notebook.cells):
         cell.metadata = _metadata(cell, puzzle)
         cell.id = cell.metadata.get("nbgrader", {}).get("grade_id", f"text-{position}")
         if cell.id in seen:
             raise catalog.UserError(f"{script.name} has two cells called '{cell.id}': rename one.")
         seen.add(cell.id)
+    _say_points(notebook, puzzle)
+    _open_on_colab(notebook, puzzle, catalog.settings(course))
     return _complete(notebook)
+
+
+def _say_points(notebook: NotebookNode, puzzle: catalog.Puzzle) -> None:
+    """Write the course's points where the script speaks of the puzzle's own: under the title, in the headings of parts,
+    and in the first line of graded cells."""
+
+    def of_part(found: re.Match) -> str:
+        return f"{found[1]}{puzzle.parts[int(found[2]) - 1].points} points"
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"· \d+ points in ", f"· {puzzle.points} points in ", cell.source)
+            cell.source = re.sub(r"(?m)^(## Part (\d+) · .*\()\d+ points(?=, \d+ minutes\)$)", of_part, cell.source)
+        elif points := cell.metadata.get("nbgrader", {}).get("points"):
+            cell.source = re.sub(r"^# \d+ points\.", f"# {points} points.", cell.source)
+
+
+def _open_on_colab(notebook: NotebookNode, puzzle: catalog.Puzzle, settings: catalog.Settings) -> None:
+    """Put the badge on top and the bootstrap before the first code."""
+    if not settings.repository:
+        return
+    code = bootstrap.code_cell(puzzle.id, settings.repository, settings.branch)
+    first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"), len(notebook.cells))
+    notebook.cells.insert(first, code)
+    if badge := bootstrap.badge_cell(puzzle.id, settings.repository, settings.branch):
+        notebook.cells.insert(0, badge)
 
 
 def lab_from_script(script: Path) -> NotebookNode:
@@ -102,7 +131,8 @@ def sync(course: Path = catalog.ROOT, only: tuple[str, ...] = (), write: bool = 
     """Bring every `source/<id>/<id>.ipynb` up to date with its script; return the ids whose notebook was not.
     With `write=False` nothing is changed."""
     scripts = [path for path in sorted((course / "source").glob("*/*.py")) if path.stem == path.parent.name]
-    return _sync([path for path in scripts if not only or path.stem in only], notebook_from_script, write)
+    chosen = [path for path in scripts if not only or path.stem in only]
+    return _sync(chosen, partial(notebook_from_script, course=course), write)
 
 
 def sync_labs(course: Path = catalog.ROOT, write: bool = True) -> list[str]:
@@ -123,9 +153,9 @@ def _sync(scripts: list[Path], make: Callable[[Path], NotebookNode], write: bool
     return stale
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never half of it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
+    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
     os.replace(temporary, path)

@@ -28,7 +28,7 @@ from autograder.execute import execute
 from autograder.pipeline import graded_part
 from autograder.referee import Referee
 from autograder.sandbox import Limits, Sandbox
-from autograder.source import ORACLE_TAG
+from autograder.shown import ORACLE_TAG
 from autograder.template import solution_cells
 from autograder.warmth import sandbox_for
 from puzzles import catalog, submit

@@ -128,7 +128,7 @@ def notebook() -> dict[str, Any]:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for cell in variants.source(PUZZLE).cells:
         skipped = {"plot", "oracle"} & set(cell.metadata.get("tags", []))
-        if cell.cell_type == "code" and not skipped and not cell.metadata.nbgrader.grade:
+        if cell.cell_type == "code" and not skipped and not cell.metadata.get("nbgrader", {}).get("grade"):
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile(cell.source, cell.id, "exec"), namespace)
     return namespace

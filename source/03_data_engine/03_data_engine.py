@@ -372,7 +372,9 @@ with picture(
                 colour = COLOURS[ranks[0]] if len(ranks) == 1 else RED if ranks else "white"
                 axis.barh(shard, 0.92, left=row_group - 0.46, color=colour, edgecolor=GREY)
                 label = "+".join(map(str, ranks))
-                axis.text(row_group, shard, label, ha="center", va="center", color="white", fontsize=10 - len(label))
+                style = {"ha": "center", "va": "center", "fontsize": 10 - len(label)}
+                bbox = {"facecolor": "white", "edgecolor": "none", "pad": 1} if label else None
+                axis.text(row_group, shard, label, bbox=bbox, **style)
         axis.set(
             title="from the start" if resume is None else "resumed after (0, 3)", xlabel="row group", ylabel="shard"
         )

@@ -65,7 +65,7 @@ from matplotlib.patches import FancyBboxPatch
 from nanochat import isolation
 from nanochat.toyworld.documents import write_documents
 from puzzles.checks import Checks, expect
-from puzzles.plots import BLACK, BLUE, GREY, RED, SKY, attempt, picture
+from puzzles.plots import BLACK, BLUE, GREY, SKY, attempt, picture
 from puzzles.witness import behind_walls, by_the_clock, played
 from puzzles.words import WordTokenizer
 
@@ -1372,16 +1372,16 @@ def fate(run: Callable[[str], ExecutionResult], code: str) -> tuple[str, str]:
 
 
 def draw_fates(axis: Any, columns: dict[str, list[tuple[str, str]]]) -> None:
-    """A table: an actor a line, a sandbox a column. Sign and words say how it went, colour repeats it."""
+    """A table: an actor a line, a sandbox a column. Sign and words say how it went, colour and weight repeat it."""
     cells = [[f"{sign} {text[:52]}" for sign, text in line] for line in zip(*columns.values(), strict=True)]
     table = axis.table(cells, rowLabels=list(TROUPE), colLabels=list(columns), loc="center", cellLoc="left")
     table.auto_set_font_size(False)
     table.set_fontsize(8)
     table.scale(1, 1.25)
-    for (line, column), cell in table.get_celld().items():
+    for cell in table.get_celld().values():
         cell.set_edgecolor("#d0d7de")
         sign = cell.get_text().get_text()[:1]
-        cell.get_text().set_color({"✗": RED, "✓": BLUE}.get(sign, BLACK) if line > 0 and column >= 0 else BLACK)
+        cell.get_text().set(color=BLUE if sign == "✓" else BLACK, weight="bold" if sign == "✗" else "normal")
     axis.axis("off")
 
 
