@@ -1,12 +1,17 @@
-"""What the course consists of: one TOML file a puzzle beside this module, read into plain dataclasses."""
+"""What the course consists of: one TOML file a puzzle beside this module, read into plain dataclasses; and what an
+instructor has chosen of it, in `course.toml`."""
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+COURSE_FILE = "course.toml"
 
 
 class UserError(Exception):
@@ -63,18 +68,97 @@ class Puzzle:
         raise UserError(f"{self.id} has no part '{part_id}': choose one of {known}.")
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What `course.toml` says: where learners find the course, the puzzles that are given (none: all), by puzzle the
+    points of its parts and the moment it is due, and what a submission loses of its score for each day begun late."""
+
+    repository: str = ""
+    branch: str = "main"
+    puzzles: tuple[str, ...] = ()
+    points: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    due: Mapping[str, datetime] = field(default_factory=dict)
+    late_percent_per_day: float = 0.0
+
+
+def settings(course: Path = ROOT) -> Settings:
+    """The settings of a course folder; one without a `course.toml` of its own has those of the repository, one that
+    does not say where the course is found, the repository's word on that. Read anew each time: a server that lives for
+    weeks follows an edit. UserError for whatever cannot be meant."""
+    path = course / COURSE_FILE
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Settings() if course == ROOT else settings()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable for you.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not TOML: {error}. Put that right.") from None
+    if problem := _problem(data):
+        raise UserError(f"{path}: {problem}.")
+    place = Settings() if course == ROOT else Settings(settings().repository, settings().branch)
+    return replace(place, **data | {"puzzles": tuple(data.get("puzzles", ()))})
+
+
+def puzzles(course: Path = ROOT) -> tuple[Puzzle, ...]:
+    """The puzzles a course gives, in its order, with its points."""
+    chosen = settings(course)
+    names = chosen.puzzles or [each.id for each in _every_puzzle()]
+    return tuple(with_points(_puzzle(name), chosen.points.get(name, {})) for name in names)
+
+
+def puzzle(puzzle_id: str, course: Path = ROOT) -> Puzzle:
+    """The puzzle called `puzzle_id`, given in the course or not, with the course's points; UserError names the puzzles
+    there are."""
+    return with_points(_puzzle(puzzle_id), settings(course).points.get(puzzle_id, {}))
+
+
+def with_points(puzzle: Puzzle, points: Mapping[str, int]) -> Puzzle:
+    """The puzzle with these points, by part; a part that is not named keeps its own."""
+    return replace(puzzle, parts=tuple(replace(part, points=points.get(part.id, part.points)) for part in puzzle.parts))
+
+
 @cache
-def puzzles() -> tuple[Puzzle, ...]:
-    """Every puzzle of the course, in order."""
+def _every_puzzle() -> tuple[Puzzle, ...]:
     return tuple(_read(path) for path in sorted(HERE.glob("[0-9][0-9]_*.toml")))
 
 
-def puzzle(puzzle_id: str) -> Puzzle:
-    """The puzzle called `puzzle_id`; UserError names the puzzles there are."""
-    for candidate in puzzles():
+def _puzzle(puzzle_id: str) -> Puzzle:
+    for candidate in _every_puzzle():
         if candidate.id == puzzle_id:
             return candidate
-    raise UserError(f"There is no puzzle '{puzzle_id}': choose one of {', '.join(p.id for p in puzzles())}.")
+    raise UserError(f"There is no puzzle '{puzzle_id}': choose one of {', '.join(p.id for p in _every_puzzle())}.")
+
+
+def _problem(data: dict[str, Any]) -> str:
+    """What is wrong with the content of a course.toml and what to do, in a sentence; "" if nothing is."""
+    known, parts = list(Settings.__dataclass_fields__), {p.id: [part.id for part in p.parts] for p in _every_puzzle()}
+    for key, value in data.items():
+        if key not in known:
+            return f"'{key}' means nothing here: choose from {', '.join(known)}"
+        if key in ("repository", "branch") and not isinstance(value, str):
+            return f"{key} must be text in quotes"
+        if key in ("points", "due") and not isinstance(value, dict):
+            return f"'{key}' must be a table, one line or section a puzzle"
+        if key == "puzzles" and not (isinstance(value, list) and value and len(set(map(str, value))) == len(value)):
+            return 'puzzles must be a list of ids like ["01_transformer_blueprint"], each once'
+        if key in ("puzzles", "points", "due") and (
+            strangers := [each for each in map(str, value) if each not in parts]
+        ):
+            return f"there is no puzzle '{strangers[0]}' ({key}): choose from {', '.join(parts)}"
+    for name, points in data.get("points", {}).items():
+        for part, number in points.items() if isinstance(points, dict) else [(str(points), 0)]:
+            if part not in parts[name]:
+                return f"{name} has no part '{part}' (points): choose from {', '.join(parts[name])}"
+            if type(number) is not int or number < 0:
+                return f"{name} gives the part '{part}' {number!r} points: make it a whole number, 0 or more"
+    for name, moment in data.get("due", {}).items():
+        if not isinstance(moment, datetime) or moment.tzinfo is None:
+            return f"{name} is due at {moment}: write a moment with its time zone, like 2026-10-01T23:59:00+02:00"
+    percent = data.get("late_percent_per_day", 0)
+    if type(percent) not in (int, float) or not 0 <= percent <= 100:
+        return f"late_percent_per_day is {percent!r}: make it a number from 0 to 100"
+    return ""
 
 
 def source_notebook(puzzle_id: str, course: Path = ROOT) -> Path:
@@ -85,6 +169,18 @@ def source_notebook(puzzle_id: str, course: Path = ROOT) -> Path:
 def release_notebook(puzzle_id: str, course: Path = ROOT) -> Path:
     """Where a course keeps the student version of a puzzle."""
     return course / "release" / puzzle_id / f"{puzzle_id}.ipynb"
+
+
+def submission_folders(course: Path, assignment: str | None = None, student: str | None = None) -> Iterator[Path]:
+    """Where a course keeps what has been handed in for its puzzles: submitted/<student>/<puzzle>, in order of names."""
+    for folder in sorted((course / "submitted").glob(f"{student or '*'}/{assignment or '*'}")):
+        if folder.is_dir() and source_notebook(folder.name, course).exists():
+            yield folder
+
+
+def labs() -> tuple[Path, ...]:
+    """The notebooks of the ungraded labs, in order."""
+    return tuple(path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if path.stem != "START")
 
 
 def _read(path: Path) -> Puzzle:

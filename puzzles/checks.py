@@ -3,10 +3,10 @@
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from puzzles import catalog
+from puzzles import catalog, progress
 from puzzles.compare import EXACT, Tolerance, difference, short
 from puzzles.show import show
 from puzzles.wire import Raised, plain
@@ -17,7 +17,8 @@ class CheckFailed(AssertionError):
 
 
 class Checks:
-    """The visible checks of one puzzle's notebook; remembers which have passed in this kernel.
+    """The visible checks of one puzzle's notebook; remembers which have passed in this kernel, and, in the learner's
+    own notebook, counts them as progress.
 
     check = Checks("01_transformer_blueprint")
     with check("window_sizes"):
@@ -27,6 +28,7 @@ class Checks:
     def __init__(self, puzzle_id: str) -> None:
         self.puzzle = catalog.puzzle(puzzle_id)
         self.passed: set[str] = set()
+        self._counts = progress.in_own_notebook(puzzle_id)  # now: the learner's code may change the folder
 
     @contextmanager
     def __call__(self, part_id: str) -> Iterator[None]:
@@ -46,7 +48,22 @@ class Checks:
         else:
             self.passed.add(part_id)
         data = {"part": part_id, "title": part.title, "status": status, "message": message}
-        show(data, () if status == "passed" else part.hints)
+        if status == "passed":
+            show(data | {"next": self._next_step()})
+        else:
+            show(data, part.hints)
+        if self._counts:
+            # a disk that is full or closed is told by the commands and the start page; a check goes on
+            with suppress(catalog.UserError), progress.changing(self.puzzle.id) as state:
+                state.check({part_id: status == "passed"})
+
+    def _next_step(self) -> str:
+        left = [part.title for part in self.puzzle.parts if part.id not in self.passed]
+        if left:
+            return f"Next: {left[0]}."
+        return (
+            f"All pass. Next: save, then the hidden tests: START.ipynb, or python -m puzzles.{self.puzzle.id} --verify."
+        )
 
     def visible(self, part_id: str) -> float:
         """The points of a part if its visible check has passed in this kernel, else 0.0: what `nbgrader validate`

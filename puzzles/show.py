@@ -22,11 +22,12 @@ def line(status: str, title: str, score: str = "") -> str:
 
 
 def show(data: dict[str, Any], hints: tuple[str, ...] = ()) -> None:
-    """Display a verdict: a dict with status, title, message, and, for graded parts, score and max.
-    `hints` fold out one by one under a result that is not right. Outside IPython it is printed."""
+    """Display a verdict: a dict with status, title, message, and, for graded parts, score and max; `next`, if it is
+    there, says what to do now. `hints` fold out one by one under a result that is not right. Outside IPython it is
+    printed."""
     score = f"{data['score']:g} of {data['max']:g} points" if "max" in data else ""
     head = line(data["status"], data["title"], score)
-    text = f"{head}\n  {data['message']}" if data["message"] else head
+    text = "\n  ".join(filter(None, [head, data["message"], data.get("next")]))
     try:
         from IPython.display import display
     except ImportError:
@@ -35,16 +36,24 @@ def show(data: dict[str, Any], hints: tuple[str, ...] = ()) -> None:
     display({"text/plain": text, "text/html": _html(data, score, hints), MIME: data}, raw=True)
 
 
-def _html(data: dict[str, Any], score: str, hints: tuple[str, ...]) -> str:
-    symbol, word, colour = LOOKS[data["status"]]
-    message = f"<div style='margin-top:.3em'>{html.escape(data['message'])}</div>" if data["message"] else ""
-    folded = "".join(
+def folded_hints(hints: tuple[str, ...]) -> str:
+    """Hints that a click, or Enter, opens one by one."""
+    return "".join(
         f"<details><summary>Hint {i} of {len(hints)}</summary>"
         f"<div style='margin:.2em 1em'>{html.escape(hint)}</div></details>"
         for i, hint in enumerate(hints, 1)
     )
+
+
+def _html(data: dict[str, Any], score: str, hints: tuple[str, ...]) -> str:
+    symbol, word, colour = LOOKS[data["status"]]
+    said = "".join(
+        f"<div style='margin-top:.3em'>{html.escape(text)}</div>"
+        for text in (data["message"], data.get("next"))
+        if text
+    )
     points = f" · {html.escape(score)}" if score else ""
     return (
         f"<div role='status' style='border-left:4px solid {colour};padding:.4em .8em;margin:.3em 0'>"
-        f"<b>{symbol} {html.escape(data['title'])}</b>: {word}{points}{message}{folded}</div>"
+        f"<b>{symbol} {html.escape(data['title'])}</b>: {word}{points}{said}{folded_hints(hints)}</div>"
     )

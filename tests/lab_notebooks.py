@@ -5,9 +5,10 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from autograder.source import lab_from_script
+from puzzles import catalog
 
 ROOT = Path(__file__).parent.parent
-LABS = tuple(sorted(path.stem for path in (ROOT / "notebooks").glob("*.py")))
+LABS = tuple(path.stem for path in catalog.labs())
 
 
 def lab(name: str, **parameters: object) -> NotebookNode:
