@@ -38,26 +38,26 @@ class Finding:
 
 def check(course: Course, assignment: str, seed: int, progress: Progress | None = None) -> Iterator[Finding]:
     """Look at everything about one puzzle; a Finding for each thing looked at."""
-    exam = Exam(assignment, seed)
+    exam = Exam(course.puzzle(assignment), seed)
     yield _metadata(course, assignment)
     yield _in_sync(course, assignment)
     with sandbox_for(assignment, course.root) as sandbox:
-        yield _whole_run(course, assignment, exam, sandbox, "source", 100.0)
-        yield _whole_run(course, assignment, exam, sandbox, "release", 0.0)
+        yield _whole_run(course, assignment, exam, sandbox, "source", exam.puzzle.points)
+        yield _whole_run(course, assignment, exam, sandbox, "release", 0)
     yield _no_secrets(course, assignment)
     yield from _variants(course, assignment, exam, progress)
 
 
 def _metadata(course: Course, assignment: str) -> Finding:
-    puzzle = catalog.puzzle(assignment)
+    puzzle = course.puzzle(assignment)
     notebook = variants.source(assignment, course.root)
     graded = [part for cell in notebook.cells if (part := graded_part(cell))]
-    holes = [cell.id for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.nbgrader.solution]
+    holes = [name for name, cell in solution_cells(notebook).items() if cell.cell_type == "code"]
     parts = [part.id for part in puzzle.parts]
     trouble = ""
     if graded != parts or holes != parts:
         trouble = f"holes {holes} and graded cells {graded} must both be the parts {parts}"
-    elif puzzle.points != 100:
+    elif puzzle.points != 100 and assignment not in catalog.settings(course.root).points:
         trouble = f"the parts are worth {puzzle.points} points, not 100"
     elif few := [part.id for part in puzzle.parts if len(part.hints) != 3]:
         trouble = f"three hints are wanted, not so in {few}"
@@ -69,7 +69,7 @@ def _in_sync(course: Course, assignment: str) -> Finding:
     return Finding("the notebook is what its script says", "run `make release`" if stale else "")
 
 
-def _whole_run(course: Course, assignment: str, exam: Exam, sandbox: Sandbox, which: str, wanted: float) -> Finding:
+def _whole_run(course: Course, assignment: str, exam: Exam, sandbox: Sandbox, which: str, wanted: int) -> Finding:
     """Run a notebook down the whole grading road; also nothing on stderr and, unsolved or solved, no traceback."""
     path = catalog.source_notebook if which == "source" else catalog.release_notebook
     result = grade(
@@ -78,7 +78,7 @@ def _whole_run(course: Course, assignment: str, exam: Exam, sandbox: Sandbox, wh
     trouble = "; ".join(noise(result))
     if result.score != wanted:
         trouble = f"it earns {result.score:g}; {trouble} " + " ".join(v.message for v in result.verdicts if v.message)
-    return Finding(f"the {which}, run as it is, earns {wanted:g} and is quiet", trouble)
+    return Finding(f"the {which}, run as it is, earns {wanted} and is quiet", trouble)
 
 
 def noise(result: Result) -> list[str]:

@@ -1,8 +1,9 @@
-"""`python -m autograder`: make releases, grade, report, give feedback, export, and check the course itself."""
+"""`python -m autograder`: make releases, collect, grade, report, give feedback, export, and check the course itself."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -12,17 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from puzzles import catalog
 from puzzles.catalog import UserError
-from puzzles.show import LOOKS
 
 if TYPE_CHECKING:
     from autograder.course import Course
-    from autograder.grading import Graded
-    from autograder.pipeline import Result
+    from autograder.sandbox import Sandbox
+
+COURSE_HELP = f"a course folder (default: this one if it has a {catalog.COURSE_FILE}, else the repository)"
 
 out = Console()
 err = Console(stderr=True)
@@ -49,11 +49,19 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help)
-        added.add_argument("--course", type=Path, default=catalog.ROOT, metavar="DIR", help="an nbgrader course folder")
+        added.add_argument("--course", type=Path, default=_here(), metavar="DIR", help=COURSE_HELP)
         added.set_defaults(run=run)
         return added
 
     command("release", _release, "Make the student versions.").add_argument("ids", nargs="*", metavar="ID")
+    roster = command("roster", _roster, "Put a class list into the gradebook.")
+    roster.add_argument(
+        "file", type=Path, metavar="FILE.csv", help="as nbgrader, Canvas, Moodle or Gradescope write it"
+    )
+    collect = command("collect", _collect, "Sort what an LMS exports, or a folder of notebooks, into submitted/.")
+    collect.add_argument("source", type=Path, metavar="ZIP-or-FOLDER")
+    collect.add_argument("--assignment", metavar="ID", required=True)
+    collect.add_argument("--map", type=Path, metavar="FILE.csv", help="whose a file is: columns file,id[,submitted]")
     grade = command("grade", _grade, "Grade what has been handed in and not been graded yet.")
     grade.add_argument("--assignment", metavar="ID")
     grade.add_argument("--student", metavar="ID")
@@ -65,10 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--cell-seconds", type=float, default=20.0, help="how long one cell may take (default: 20)")
     grade.add_argument("--json", action="store_true", help="print one JSON object")
     command("report", _report, "Write the HTML report of everything graded.")
-    command("feedback", _feedback, "Make nbgrader's feedback pages, without hidden tests.").add_argument(
-        "ids", nargs="*", metavar="ID"
-    )
-    export = command("export", _export, "Print the scores in the gradebook.")
+    feedback = command("feedback", _feedback, "Make nbgrader's feedback pages, without hidden tests.")
+    feedback.add_argument("ids", nargs="*", metavar="ID")
+    feedback.add_argument("--student", metavar="ID")
+    export = command("export", _export, "Print the scores of everyone on the class list.")
+    export.add_argument("ids", nargs="*", metavar="ID")
     export.add_argument("--format", default="csv", choices=["csv", "canvas", "moodle", "gradescope", "json"])
     export.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead")
     demo = command("demo", _demo, "Build the sample class in demo/, grade it, and write its report.")
@@ -79,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=int, default=0)
     check.add_argument("--mutate", action="store_true", help="try automatic mutants of the solutions instead")
     return parser
+
+
+def _here() -> Path:
+    """The course a command is about if nobody says: the folder we are in if it is one, else the repository."""
+    here = Path.cwd()
+    return here if (here / catalog.COURSE_FILE).is_file() else catalog.ROOT
 
 
 def _course(options: argparse.Namespace) -> Course:
@@ -109,14 +124,47 @@ def _release(options: argparse.Namespace) -> int:
     return 0
 
 
+def _roster(options: argparse.Namespace) -> int:
+    from autograder.roster import enrol
+
+    done = enrol(_course(options), options.file)
+    out.print(f"{done.new} new, {done.changed} changed, {done.same} as before.", highlight=False)
+    if done.others:
+        out.print(f"{done.others} more in the gradebook are not in {options.file}; they stay.", highlight=False)
+    return 0
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from autograder.collect import collect
+
+    course = _course(options)
+    _chosen(course, [options.assignment])
+    done = collect(course, options.source, options.assignment, options.map)
+    for line in done.lines():
+        out.print(Text(line), soft_wrap=True)
+    return 1 if done.unknown else 0
+
+
 def _grade(options: argparse.Namespace) -> int:
+    from autograder.warmth import first_warm
+
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs} is too few: give 1 or more.")
+    with contextlib.ExitStack() as stack:
+        # it warms up while this process imports the rest of the grader
+        sandboxes = {} if options.dask else first_warm(options.course, options.assignment, options.student)
+        for sandbox in sandboxes.values():
+            stack.enter_context(sandbox)
+        return _grade_with(options, sandboxes)
+
+
+def _grade_with(options: argparse.Namespace, sandboxes: dict[str, Sandbox]) -> int:
     from autograder.exam import fresh_seed
     from autograder.grading import grade_course, progress_bar
     from autograder.pipeline import to_json
     from autograder.sandbox import Limits
+    from autograder.table import print_table
 
-    if options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs} is too few: give 1 or more.")
     course = _course(options)
     if options.assignment:
         _chosen(course, [options.assignment])
@@ -132,7 +180,16 @@ def _grade(options: argparse.Namespace) -> int:
         shown = None if options.json else progress
         graded = list(
             grade_course(
-                course, submissions, seed, options.jobs, limits, options.force, shown, options.strict, options.dask
+                course,
+                submissions,
+                seed,
+                options.jobs,
+                limits,
+                force=options.force,
+                progress=shown,
+                strict=options.strict,
+                dask=options.dask,
+                sandboxes=sandboxes,
             )
         )
     graded.sort(key=lambda each: (each.submission.assignment, each.submission.student))
@@ -141,7 +198,7 @@ def _grade(options: argparse.Namespace) -> int:
         isolated = all(each.result.isolated for each in graded)
         print(json.dumps({"seed": seed, "isolated": isolated, "submissions": rows}, ensure_ascii=False, indent=2))
     else:
-        _print_table(graded, seed)
+        print_table(out, graded, seed)
     return 0
 
 
@@ -159,47 +216,6 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_table(graded: list[Graded], seed: int) -> None:
-    from autograder.sandbox import losses
-
-    for assignment in dict.fromkeys(each.submission.assignment for each in graded):
-        puzzle = catalog.puzzle(assignment)
-        table = Table(title=puzzle.title, title_justify="left")
-        table.add_column("student")
-        table.add_column("score", justify="right")
-        table.add_column("parts")
-        table.add_column("why", overflow="fold")
-        table.add_column("s", justify="right")
-        for each in (g for g in graded if g.submission.assignment == assignment):
-            result = each.result
-            table.add_row(
-                Text(each.submission.student),
-                f"{result.score:g}",
-                "".join(LOOKS[verdict.status][0] for verdict in result.verdicts),
-                Text(_why(result)),
-                f"{result.seconds:.1f}" if each.fresh else "kept",
-            )
-        out.print(table)
-    symbols = ", ".join(f"{symbol} {word}" for symbol, word, _ in LOOKS.values())
-    missing = sorted({layer for each in graded if not each.result.isolated for layer in each.result.missing})
-    how = f"Not isolated: {losses(missing)}" if missing else "Every submission ran isolated"
-    out.print(f"{symbols}. Seed {seed}. {how}.", highlight=False)
-
-
-def _why(result: Result) -> str:
-    """The first thing to know about a submission that did not get everything."""
-    if result.notes:
-        return result.notes[0]
-    lost = [verdict for verdict in result.verdicts if verdict.status != "passed"]
-    if not lost:
-        return ""
-    wrong = [verdict for verdict in lost if verdict.status == "wrong"]
-    if wrong:
-        message = wrong[0].message.split("Likely mistake: ")[-1]
-        return f"{wrong[0].title}: {message}"[:200]
-    return f"{len(lost)} of {len(result.verdicts)} parts {LOOKS[lost[0].status][1]}"
-
-
 def _report(options: argparse.Namespace) -> int:
     from autograder.report import write_report
 
@@ -208,13 +224,23 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _graded(course: Course, options: argparse.Namespace) -> list[str]:
+    """The assignments named, or all of which something is graded. UserError for one of which nothing is."""
+    student = getattr(options, "student", None) or "*"
+    chosen = _chosen(course, options.ids)
+    graded = [name for name in chosen if list((course.root / "autograded").glob(f"{student}/{name}"))]
+    if missing := [name for name in options.ids if name not in graded] or ([] if graded else chosen):
+        whose = "" if student == "*" else f" of {student}"
+        raise UserError(f"Nothing of '{missing[0]}'{whose} is graded yet: run `python -m autograder grade` first.")
+    return graded
+
+
 def _feedback(options: argparse.Namespace) -> int:
     course = _course(options)
-    for name in _chosen(course, options.ids):
-        if not list((course.root / "autograded").glob(f"*/{name}")):
-            raise UserError(f"Nothing of '{name}' is graded yet: run `python -m autograder grade` first.")
-        course.require_success(course.nbgrader.generate_feedback(name), f"make feedback for '{name}'")
-        out.print(f"feedback/<student>/{name}/{name}.html", highlight=False)
+    for name in _graded(course, options):
+        outcome = course.nbgrader.generate_feedback(name, options.student)
+        course.require_success(outcome, f"make feedback for '{name}'")
+        out.print(f"feedback/{options.student or '<student>'}/{name}/{name}.html", highlight=False)
     return 0
 
 
@@ -223,9 +249,12 @@ def _export(options: argparse.Namespace) -> int:
     from autograder.source import write_atomically
 
     course = _course(options)
-    text = export(course, _chosen(course, []), options.format)
+    text = export(course, _graded(course, options), options.format)
     if options.output:
-        write_atomically(options.output, text)
+        try:
+            write_atomically(options.output, text)
+        except OSError as error:
+            raise UserError(f"{options.output} cannot be written ({error.strerror}): name another --output.") from None
     else:
         sys.stdout.write(text)
     return 0

@@ -18,10 +18,10 @@ from traitlets.config import Config, PyFileConfigLoader
 from autograder.rebuild import MAX_BYTES
 from autograder.template import STUB
 from puzzles import catalog
-from puzzles.catalog import UserError
+from puzzles.catalog import Puzzle, UserError
 
 
-def configure(config: Config) -> None:
+def configure(config: Config, course: Path = catalog.ROOT) -> None:
     """Set what stock nbgrader needs to know; a course's nbgrader_config.py calls this. See docs/architecture.md."""
     config.CourseDirectory.course_id = "nanochat_puzzles"
     # the percent scripts hold the solutions: nbgrader would copy them to the students
@@ -39,8 +39,13 @@ def configure(config: Config) -> None:
         "nbgrader.preprocessors.SaveAutoGrades",
         "nbgrader.preprocessors.AssignLatePenalties",
         "nbgrader.preprocessors.CheckCellMetadata",
+        "autograder.rubric.ShowRubrics",
     ]
+    if percent := catalog.settings(course).late_percent_per_day:
+        config.AssignLatePenalties.plugin_class = "autograder.late.PercentPerDay"
+        config.PercentPerDay.percent = percent
     config.GenerateFeedback.preprocessors = [
+        "autograder.rubric.HideRubrics",
         "nbgrader.preprocessors.GetGrades",
         "nbgrader.preprocessors.ClearHiddenTests",
         "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
@@ -70,14 +75,22 @@ class Submission:
         except OSError as error:
             raise UserError(f"The submitted file {found[0].name} cannot be read: {error.strerror}.") from None
 
+    def timestamp(self) -> list[bytes]:
+        """What nbgrader's timestamp.txt says; nothing if there is none."""
+        file = self.folder / "timestamp.txt"
+        return [file.read_bytes()] if file.is_file() else []
+
 
 class Course:
     """A course folder: source/, release/, submitted/<student>/<assignment>/, autograded/, gradebook.db."""
 
     def __init__(self, root: Path = catalog.ROOT) -> None:
         self.root = root.resolve()
-        if not (self.root / "source").is_dir():
-            raise UserError(f"{root} is no course folder: it has no source/. Name one with --course DIR.")
+        if not (self.root / "source").is_dir() and not (self.root / catalog.COURSE_FILE).is_file():
+            raise UserError(
+                f"{root} is no course folder: it has neither source/ nor {catalog.COURSE_FILE}. "
+                "Name one with --course DIR."
+            )
         if not shutil.which("alembic"):
             # nbgrader runs alembic by name, and a virtual environment need not be activated to be used
             os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -88,7 +101,7 @@ class Course:
         if (self.root / "nbgrader_config.py").exists():
             return PyFileConfigLoader("nbgrader_config.py", path=str(self.root)).load_config()
         config = Config()
-        configure(config)
+        configure(config, self.root)
         return config
 
     @cached_property
@@ -102,8 +115,14 @@ class Course:
         return self.nbgrader.coursedir.db_url
 
     def assignments(self) -> list[str]:
-        """The puzzles this course has a source notebook of."""
-        return [p.id for p in catalog.puzzles() if catalog.source_notebook(p.id, self.root).exists()]
+        """The puzzles this course gives: what its course.toml says; without one, those it has a source notebook of."""
+        says_so = (self.root / catalog.COURSE_FILE).exists()
+        chosen = [puzzle.id for puzzle in catalog.puzzles(self.root)]
+        return [name for name in chosen if says_so or catalog.source_notebook(name, self.root).exists()]
+
+    def puzzle(self, assignment: str) -> Puzzle:
+        """A puzzle with the points it has in this course."""
+        return catalog.puzzle(assignment, self.root)
 
     def require_success(self, outcome: dict[str, Any], purpose: str) -> None:
         """Raise UserError if a call of nbgrader's API failed, with the reason from its log."""
@@ -115,8 +134,8 @@ class Course:
     def submissions(self, assignment: str | None = None, student: str | None = None) -> Iterator[Submission]:
         """What has been handed in, in the order of names."""
         known = set(self.assignments())
-        for folder in sorted((self.root / "submitted").glob(f"{student or '*'}/{assignment or '*'}")):
-            if folder.is_dir() and folder.name in known:
+        for folder in catalog.submission_folders(self.root, assignment, student):
+            if folder.name in known:
                 yield Submission(folder.parent.name, folder.name, folder)
 
     def autograded(self, submission: Submission) -> Path:

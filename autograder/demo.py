@@ -18,6 +18,7 @@ CONFIG = "nbgrader_config.py"
 
 CRASH = "import os\n\nos.abort()"
 ENDLESS = "while True:\n        pass"
+WRITTEN = "I would measure it first, on the smallest case that shows the effect."
 CHEAT = '''class Agreeable(int):
     """Equal to whatever it is compared with."""
 
@@ -68,7 +69,9 @@ def _filled(assignment: str, code: dict[str, str]) -> NotebookNode:
 
 
 def _solutions(assignment: str) -> dict[str, str]:
-    return {name: cell.source for name, cell in solution_cells(source(assignment)).items()}
+    """What fills the holes. Where the instructor's notebook has a mark scheme, a student writes something."""
+    cells = solution_cells(source(assignment))
+    return {name: cell.source if cell.cell_type == "code" else WRITTEN for name, cell in cells.items()}
 
 
 def _reference(assignment: str) -> str:

@@ -50,10 +50,11 @@ def outcome(function: Any, case: dict[str, Any]) -> Any:
 
 
 class Exam:
-    """The cases of `puzzle_id` drawn from `seed`. Safe to share between threads."""
+    """The cases of a puzzle drawn from `seed`. Safe to share between threads. A puzzle that is named by its id has the
+    points it has in the repository's course."""
 
-    def __init__(self, puzzle_id: str, seed: int) -> None:
-        self.puzzle = catalog.puzzle(puzzle_id)
+    def __init__(self, puzzle: catalog.Puzzle | str, seed: int) -> None:
+        self.puzzle = catalog.puzzle(puzzle) if isinstance(puzzle, str) else puzzle
         self.seed = seed
         self._judges = judges_of(self.puzzle)
         self._papers: dict[str, list[tuple[dict[str, Any], Any]]] = {}

@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 
 from autograder.outputs import clean
 from autograder.sandbox import Limits, Process, Sandbox
-from autograder.source import ORACLE_TAG
+from autograder.shown import ORACLE_TAG
 
 # of everything a submission puts out, and of one cell: JSON swells to many times its size when it is read
 MAX_BYTES = 32 * 2**20
@@ -26,13 +26,15 @@ Serve = Callable[[socket.socket], None]
 @dataclass(frozen=True)
 class Run:
     """An executed notebook. `trouble` says in a sentence why it did not run to the end, "" if it did; `cpu_seconds` is
-    what its process used, `missing` the protections this machine could not give it."""
+    what its process used, `missing` the protections this machine could not give it, `cell_seconds` how long each cell
+    took that was run, by its id."""
 
     notebook: NotebookNode
     seconds: float
     trouble: str
     cpu_seconds: float
     missing: tuple[str, ...]
+    cell_seconds: dict[str, float]
 
 
 def execute(
@@ -46,17 +48,18 @@ def execute(
     stop the run; one that takes too long is interrupted, and all ends at the notebook's deadline or when the process
     dies. Cells tagged `skip_tag` are left out. `serve` answers the submission's questions to the referee."""
     started = time.monotonic()
+    took: dict[str, float] = {}
     cells = [c for c in notebook.cells if c.cell_type == "code" and skip_tag not in c.metadata.get("tags", [])]
     for cell in cells:
         cell.outputs, cell.execution_count = [], None
     with sandbox.start(limits) as process, _served(process.referee, serve):
-        trouble = _converse(process, cells, limits)
+        trouble = _converse(process, cells, limits, took)
         ending = process.end()
-    return Run(notebook, time.monotonic() - started, trouble, ending["cpu_seconds"], tuple(sandbox.missing))
+    return Run(notebook, time.monotonic() - started, trouble, ending["cpu_seconds"], tuple(sandbox.missing), took)
 
 
-def _converse(process: Process, cells: list[NotebookNode], limits: Limits) -> str:
-    """Send the cells and take what comes back; what went wrong, in a sentence."""
+def _converse(process: Process, cells: list[NotebookNode], limits: Limits, took: dict[str, float]) -> str:
+    """Send the cells and take what comes back; what went wrong, in a sentence. Notes what each cell took."""
     frames = _Frames(process.link)
     body = json.dumps([cell.source for cell in cells]).encode()
     end = time.monotonic() + limits.notebook_seconds
@@ -66,10 +69,12 @@ def _converse(process: Process, cells: list[NotebookNode], limits: Limits) -> st
         process.link.sendall(len(body).to_bytes(4, "big") + body)
         for cell in cells:
             where = f"cell '{cell.id}'"
-            stop_at = time.monotonic() + limits.cell_seconds
+            began = time.monotonic()
+            stop_at = began + limits.cell_seconds
             if frames.next(stop_at).keys() != {"begin"}:
                 raise ValueError("a cell ends before it begins")
             frame = _frame_of_cell(process, frames, stop_at, min(end, stop_at + limits.grace_seconds))
+            took[cell.id] = time.monotonic() - began
             if frame is None:
                 if time.monotonic() >= end:
                     return f"The notebook was stopped after {limits.notebook_seconds:g} s, in {where}."

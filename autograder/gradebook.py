@@ -21,7 +21,9 @@ from sqlalchemy.exc import OperationalError
 
 from autograder.course import Course, Submission
 from autograder.exam import Verdict
+from autograder.log import write_log
 from autograder.pipeline import Result
+from autograder.rubric import show_rubrics
 from puzzles.catalog import UserError
 
 # Where a graded notebook keeps what the gradebook has no room for.
@@ -101,6 +103,7 @@ def _record(course: Course, submission: Submission, result: Result, digest: str,
     )
     for step in (SaveAutoGrades, AssignLatePenalties):
         step(config=course.config).preprocess(result.notebook, resources)
+    show_rubrics(result.notebook, submission.assignment, course.root)
     result.notebook.metadata[METADATA_KEY] = {
         "digest": digest,
         "seed": seed,
@@ -109,7 +112,10 @@ def _record(course: Course, submission: Submission, result: Result, digest: str,
         "notes": list(result.notes),
         "missing": list(result.missing),
         "verdicts": [asdict(verdict) for verdict in result.verdicts],
+        "cpu_seconds": result.cpu_seconds,
+        "part_seconds": result.part_seconds,
     }
+    write_log(course, submission, result, digest, seed)
     _replace_folder(course.autograded(submission).parent, submission, nbformat.writes(result.notebook))
 
 
@@ -124,7 +130,14 @@ def recorded(course: Course, submission: Submission) -> tuple[str, int, Result] 
         return None
     verdicts = tuple(Verdict(**verdict) for verdict in saved["verdicts"])
     result = Result(
-        saved["status"], verdicts, tuple(saved["notes"]), saved["seconds"], notebook, 0.0, tuple(saved["missing"])
+        saved["status"],
+        verdicts,
+        tuple(saved["notes"]),
+        saved["seconds"],
+        notebook,
+        saved.get("cpu_seconds", 0.0),
+        tuple(saved["missing"]),
+        dict(saved.get("part_seconds", {})),
     )
     return saved["digest"], saved["seed"], result
 
@@ -152,10 +165,11 @@ def _replace_folder(target: Path, submission: Submission, notebook: str) -> None
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     (temporary / f"{submission.assignment}.ipynb").write_text(notebook)
-    timestamp = submission.folder / "timestamp.txt"
-    if timestamp.is_file():
-        # nbgrader compares the two to see whether a submission is newer than its grade
-        shutil.copy(timestamp, temporary)
+    # nbgrader compares the times to see whether a submission is newer than its grade, and releases feedback through the
+    # exchange only to whoever knows the secret
+    for name in ("timestamp.txt", "submission_secret.txt"):
+        if (submission.folder / name).is_file() and not (submission.folder / name).is_symlink():
+            shutil.copy(submission.folder / name, temporary)
     if target.exists():
         old = target.with_name(f".{target.name}.old.half")
         os.replace(target, old)

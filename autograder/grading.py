@@ -7,12 +7,22 @@ from functools import partial
 
 import nbformat
 from nbformat import NotebookNode
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from autograder import gradebook
 from autograder.course import Course, Submission, digest
 from autograder.pipeline import Result, grade_all
-from autograder.sandbox import Limits
+from autograder.sandbox import Limits, Sandbox
 from autograder.template import template
 from autograder.workplace import Unit, Workplace, on_cluster
 from puzzles.catalog import UserError
@@ -38,13 +48,15 @@ def grade_course(
     progress: Progress | None = None,
     strict: bool = False,
     dask: str | None = None,
+    sandboxes: dict[str, Sandbox] | None = None,
 ) -> Iterator[Graded]:
     """Grade what has not been graded yet (everything with `force`) and yield each submission once it is recorded.
 
     Every submission of an assignment gets the same cases. A rerun after a kill does only what is missing: a submission
     counts as graded once its graded notebook is in place. UserError if another run is grading the course, if the disk
     is full or the gradebook stays locked (what is recorded stays), and with `strict` unless all is isolated. With
-    `dask`, the address of a scheduler, its workers do the grading; recording stays here."""
+    `dask`, the address of a scheduler, its workers do the grading; recording stays here. `sandboxes` are warm already,
+    by puzzle; they are used and closed."""
     limits = limits or Limits()
     templates = {name: template(name, course.root) for name in {s.assignment for s in submissions}}
     for name in templates:
@@ -73,7 +85,7 @@ def grade_course(
         if dask:
             outcomes = on_cluster(dask, units)
         else:
-            here = stack.enter_context(Workplace())
+            here = stack.enter_context(Workplace(sandboxes))
             outcomes = grade_all(((key, partial(here.grade, unit)) for key, unit in units), jobs)
         for (submission, content), outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -93,11 +105,23 @@ def unit_of(
     except UserError as error:
         refusal = str(error)
     unit = Unit(submission.assignment, template.decode(), raw, refusal, seed, limits, strict)
-    return (submission, digest(template, raw if raw is not None else refusal.encode())), unit
+    content = raw if raw is not None else refusal.encode()
+    # when it came in decides about a late penalty
+    return (submission, digest(template, content, *submission.timestamp())), unit
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{60 * task.speed:.0f} a minute" if task.speed else "", style="progress.data.speed")
 
 
 def progress_bar() -> Progress:
-    """The bar a long run shows: how many, how long, how much longer."""
+    """The bar a long run shows: how many, how fast, how long, how much longer."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )

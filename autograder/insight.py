@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import nbformat
 
@@ -54,6 +55,16 @@ def mistakes(rows: Iterable[Row]) -> list[Mistake]:
     plain = {word for _, word, _ in LOOKS.values()}
     ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0][1] in plain, item[0]))
     return [Mistake(part, reason, tuple(students)) for (part, reason), students in ordered]
+
+
+def part_seconds(rows: Iterable[Row]) -> dict[str, float]:
+    """The median time a part took to run and examine, by title, over those who got as far as its hidden tests."""
+    took: dict[str, list[float]] = {}
+    for row in rows:
+        for verdict in row.result.verdicts:
+            if verdict.part in row.result.part_seconds:
+                took.setdefault(verdict.title, []).append(row.result.part_seconds[verdict.part])
+    return {title: median(seconds) for title, seconds in took.items()}
 
 
 def stuck(rows: list[Row]) -> list[Stuck]:

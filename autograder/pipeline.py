@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ class Result:
     notebook: executed, the outputs of graded cells replaced by the referee's report.
     cpu_seconds: what its process used.
     missing: the protections (autograder.sandbox.LAYERS) this machine could not give it.
+    part_seconds: how long the hole and the hidden tests of each part took, as far as they were run.
     """
 
     status: str
@@ -39,6 +40,7 @@ class Result:
     notebook: NotebookNode
     cpu_seconds: float = 0.0
     missing: tuple[str, ...] = ()
+    part_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -72,7 +74,13 @@ def examine(notebook: NotebookNode, exam: Exam, limits: Limits, sandbox: Sandbox
     for cell in run.notebook.cells:
         _report(cell, verdicts, limits)
     notes = (run.trouble,) if run.trouble else ()
-    return Result("graded", tuple(verdicts.values()), notes, run.seconds, run.notebook, run.cpu_seconds, run.missing)
+    part_seconds = {
+        part: run.cell_seconds.get(part, 0.0) + run.cell_seconds[f"test-{part}"]
+        for part in verdicts
+        if f"test-{part}" in run.cell_seconds
+    }
+    marked = tuple(verdicts.values())
+    return Result("graded", marked, notes, run.seconds, run.notebook, run.cpu_seconds, run.missing, part_seconds)
 
 
 def refuse(template: NotebookNode, reason: str, exam: Exam) -> Result:
@@ -153,7 +161,10 @@ def to_json(student: str, assignment: str, result: Result) -> dict[str, Any]:
         "status": result.status,
         "seconds": round(result.seconds, 2),
         "notes": list(result.notes),
-        "parts": [verdict_json(verdict) for verdict in result.verdicts],
+        "parts": [
+            verdict_json(verdict) | {"seconds": round(result.part_seconds.get(verdict.part, 0.0), 3)}
+            for verdict in result.verdicts
+        ],
     }
 
 

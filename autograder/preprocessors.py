@@ -17,6 +17,7 @@ from autograder.rebuild import rebuild
 from autograder.sandbox import Limits, Sandbox, losses
 from autograder.template import template
 from autograder.warmth import sandbox_for
+from puzzles import catalog
 from puzzles.submit import SEED_VARIABLE
 
 
@@ -54,7 +55,7 @@ class Execute(NbGraderPreprocessor):
 def _exam(assignment: str) -> Exam:
     """The same cases for everyone this process grades."""
     seed = os.environ.get(SEED_VARIABLE)
-    return Exam(assignment, int(seed) if seed else fresh_seed())
+    return Exam(catalog.puzzle(assignment, Path.cwd()), int(seed) if seed else fresh_seed())
 
 
 @cache

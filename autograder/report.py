@@ -10,8 +10,8 @@ from autograder import gradebook
 from autograder.course import Course, Submission
 from autograder.exam import Verdict
 from autograder.pipeline import Result
+from autograder.roster import Student, students
 from autograder.source import write_atomically
-from puzzles import catalog
 from puzzles.show import LOOKS
 
 
@@ -41,19 +41,22 @@ class PartSummary:
 def write_report(course: Course, assignments: list[str]) -> Path:
     """Write reports/index.html over everything graded in the course; return its path."""
     sections = []
+    class_list = students(course)
     for assignment in assignments:
         rows = graded_rows(course, assignment)
         if rows:
             sections.append(
                 {
-                    "puzzle": catalog.puzzle(assignment),
+                    "puzzle": course.puzzle(assignment),
                     "rows": rows,
                     "parts": summaries([row.result for row in rows]),
                     "scores": gradebook.scores(course, assignment),
+                    "absent": absent(course, assignment, class_list),
                 }
             )
     environment = Environment(loader=PackageLoader("autograder"), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("report.html").render(sections=sections, looks=LOOKS)
+    names = {each.id: each.name for each in class_list}
+    page = environment.get_template("report.html").render(sections=sections, looks=LOOKS, names=names)
     target = course.root / "reports" / "index.html"
     write_atomically(target, page)
     return target
@@ -66,6 +69,12 @@ def graded_rows(course: Course, assignment: str) -> list[Row]:
         for submission in course.submissions(assignment)
         if (saved := gradebook.recorded(course, submission))
     ]
+
+
+def absent(course: Course, assignment: str, class_list: list[Student]) -> list[Student]:
+    """Who is on the class list and has handed in nothing."""
+    present = {submission.student for submission in course.submissions(assignment)}
+    return [each for each in class_list if each.id not in present]
 
 
 def summaries(results: list[Result]) -> list[PartSummary]:

@@ -4,6 +4,7 @@ The other side of this is `autograder.guest`. docs/security.md says what is prom
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,9 @@ LAYERS = {
     "memory limit": "memory is not bounded",
 }
 START_SECONDS = 120.0
+FOLDER_PREFIX = "nanochat-puzzles-"
+# A folder that is older and not locked has no owner any more; a younger one may be about to be locked.
+CLAIM_SECONDS = 60.0
 _SYSTEM_PATHS = (
     "/usr",
     "/bin",
@@ -99,7 +104,8 @@ class Sandbox:
 
     def __init__(self, puzzle: Puzzle, imports: Iterable[str] = (), without: Iterable[str] = ()) -> None:
         self._lock = threading.Lock()
-        self._folder = Path(tempfile.mkdtemp(prefix="sandbox-")).resolve()
+        self._folder, self._claim = _claimed_folder()
+        self._closed = False
         self.missing = dict.fromkeys(without, "left out")
         if os.geteuid() != 0:
             self._not_needed = {"other user"}
@@ -148,7 +154,7 @@ class Sandbox:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
-        readable = [*_SYSTEM_PATHS, sys.prefix, sys.base_prefix, str(course)]
+        readable = [*_SYSTEM_PATHS, sys.prefix, sys.base_prefix, *_site_packages(), str(course)]
         settings = {
             "layers": self._layers(),
             "imports": self._imports,
@@ -252,12 +258,34 @@ class Sandbox:
             except subprocess.TimeoutExpired:
                 self._kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+        if not self._closed:
+            os.close(self._claim)
+            self._closed = True
 
     def __enter__(self) -> "Sandbox":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _claimed_folder() -> tuple[Path, int]:
+    """A new folder, and the descriptor of a lock on it that dies with this process, however that dies. Removes the
+    folders of graders that were killed before there was a zygote to do so."""
+    for old in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        with contextlib.suppress(OSError):  # it is in use, or gone by now
+            about = old.lstat()
+            if about.st_uid == os.geteuid() and time.time() - about.st_mtime > CLAIM_SECONDS:
+                claim = os.open(old, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(old, ignore_errors=True)
+                finally:
+                    os.close(claim)
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX)).resolve()
+    claim = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(claim, fcntl.LOCK_EX)
+    return folder, claim
 
 
 def isolated(missing: Iterable[str]) -> bool:
@@ -340,9 +368,9 @@ def _environment() -> dict[str, str]:
     return kept | {
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",
-        "HOME": "/tmp/work",
-        "TMPDIR": "/tmp/work",
-        "IPYTHONDIR": "/tmp/work/.ipython",
+        "HOME": "/tmp/home",
+        "TMPDIR": "/tmp/home",
+        "IPYTHONDIR": "/tmp/home/.ipython",
         "MPLCONFIGDIR": matplotlib.get_configdir(),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "OMP_NUM_THREADS": "1",

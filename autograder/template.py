@@ -18,16 +18,29 @@ STEPS = (LockCells, ClearSolutions, ClearOutput, CheckCellMetadata, ComputeCheck
 
 
 def template(puzzle_id: str, course: Path = catalog.ROOT) -> NotebookNode:
-    """The template of a puzzle, with the checksums nbgrader's gradebook knows. UserError if the course lacks it."""
+    """The template of a puzzle, with the checksums nbgrader's gradebook knows. UserError if the course lacks it, or
+    has changed its points since."""
     path = catalog.source_notebook(puzzle_id, course)
     if not path.exists():
         raise catalog.UserError(f"There is no {path}: the course has no source notebook of '{puzzle_id}'.")
     notebook = nbformat.read(path, as_version=4)
+    if puzzle_of(puzzle_id, notebook) != catalog.puzzle(puzzle_id, course):
+        raise catalog.UserError(
+            f"{catalog.COURSE_FILE} gives {puzzle_id} other points than it was released with: "
+            f"run `python -m autograder release {puzzle_id}`."
+        )
     config = Config()
     config.ClearSolutions.code_stub = {"python": STUB}
     for step in STEPS:
         notebook, _ = step(config=config).preprocess(notebook, ResourcesDict())
     return notebook
+
+
+def puzzle_of(puzzle_id: str, notebook: NotebookNode) -> catalog.Puzzle:
+    """A puzzle with the points that stand in its notebook, which are the same on whatever machine it is graded."""
+    cells = [cell.metadata.get("nbgrader", {}) for cell in notebook.cells]
+    points = {cell["grade_id"].removeprefix("test-"): cell["points"] for cell in cells if cell.get("grade")}
+    return catalog.with_points(catalog.puzzle(puzzle_id), points)
 
 
 def solution_cells(notebook: NotebookNode) -> dict[str, NotebookNode]:

@@ -1,14 +1,16 @@
-"""What to have ready before a puzzle's submissions run: the modules its notebook imports."""
+"""What to have ready before a puzzle's submissions run: the modules its notebook imports.
+
+Light to import, and reads notebooks as plain JSON, so that a sandbox warms up while its grader is still importing.
+"""
 
 import ast
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-import nbformat
-from nbformat import NotebookNode
+from typing import Any
 
 from autograder.sandbox import Sandbox
-from autograder.source import ORACLE_TAG
+from autograder.shown import ORACLE_TAG
 from puzzles import catalog
 
 # what every notebook comes to use, when it shows its first value, its first plot, and when it is graded
@@ -24,22 +26,30 @@ ALWAYS = (
 
 def sandbox_for(puzzle_id: str, course: Path = catalog.ROOT, without: Iterable[str] = ()) -> Sandbox:
     """The warm sandbox of a puzzle of a course."""
-    return warm(puzzle_id, nbformat.read(catalog.source_notebook(puzzle_id, course), as_version=4), without)
+    return warm(puzzle_id, json.loads(catalog.source_notebook(puzzle_id, course).read_text()), without)
 
 
-def warm(puzzle_id: str, notebook: NotebookNode, without: Iterable[str] = ()) -> Sandbox:
+def warm(puzzle_id: str, notebook: Mapping[str, Any], without: Iterable[str] = ()) -> Sandbox:
     """A sandbox of a puzzle in which everything that `notebook` imports is ready."""
     return Sandbox(catalog.puzzle(puzzle_id), [*ALWAYS, *imports_of(notebook)], without)
 
 
-def imports_of(notebook: NotebookNode) -> list[str]:
+def first_warm(course: Path, assignment: str | None, student: str | None) -> dict[str, Sandbox]:
+    """The sandbox, by puzzle, of what will be graded first; empty if there is nothing to grade."""
+    for folder in catalog.submission_folders(course, assignment, student):
+        return {folder.name: sandbox_for(folder.name, course)}
+    return {}
+
+
+def imports_of(notebook: Mapping[str, Any]) -> list[str]:
     """The modules a notebook's code cells import, wherever in the code, but for cells that meet the oracle."""
     names: list[str] = []
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and ORACLE_TAG not in cell.metadata.get("tags", []):
-            for node in ast.walk(ast.parse(cell.source)):
-                if isinstance(node, ast.Import):
-                    names += [alias.name for alias in node.names]
-                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    names.append(node.module)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code" or ORACLE_TAG in cell["metadata"].get("tags", []):
+            continue
+        for node in ast.walk(ast.parse("".join(cell["source"]))):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.append(node.module)
     return list(dict.fromkeys(names))

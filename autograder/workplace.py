@@ -17,8 +17,9 @@ from nbformat import NotebookNode
 from autograder.exam import Exam
 from autograder.pipeline import Result, grade, refuse
 from autograder.sandbox import Limits, Sandbox, require_isolation
+from autograder.template import puzzle_of
 from autograder.warmth import warm
-from puzzles.catalog import UserError
+from puzzles.catalog import Puzzle, UserError
 
 K = TypeVar("K")
 
@@ -37,13 +38,14 @@ class Unit:
 
 
 class Workplace:
-    """Grades units, from any number of threads: exams and sandboxes are made when they are first needed, and kept."""
+    """Grades units, from any number of threads: exams and sandboxes are made when they are first needed, and kept.
+    `sandboxes`, by puzzle, are there already; they end with this."""
 
-    def __init__(self) -> None:
+    def __init__(self, sandboxes: dict[str, Sandbox] | None = None) -> None:
         self._lock = threading.Lock()
         self._templates: dict[str, NotebookNode] = {}
-        self._exams: dict[tuple[str, int], Exam] = {}
-        self._sandboxes: dict[str, Sandbox] = {}
+        self._exams: dict[tuple[Puzzle, int], Exam] = {}
+        self._sandboxes = dict(sandboxes or {})
 
     def grade(self, unit: Unit) -> Result:
         """The result for a unit. UserError if isolation is wanted and this machine does not allow it."""
@@ -51,7 +53,7 @@ class Workplace:
             if unit.template not in self._templates:
                 self._templates[unit.template] = nbformat.reads(unit.template, as_version=4)
             template = self._templates[unit.template]
-            key = (unit.assignment, unit.seed)
+            key = (puzzle_of(unit.assignment, template), unit.seed)
             exam = self._exams.get(key) or self._exams.setdefault(key, Exam(*key))
             if unit.raw is not None and unit.assignment not in self._sandboxes:
                 self._sandboxes[unit.assignment] = warm(unit.assignment, template)

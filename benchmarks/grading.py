@@ -29,7 +29,7 @@ from autograder.pipeline import examine
 from autograder.rebuild import rebuild
 from autograder.release import release
 from autograder.sandbox import Limits
-from autograder.source import ORACLE_TAG
+from autograder.shown import ORACLE_TAG
 from autograder.template import template
 from autograder.variants import right_variants
 from autograder.warmth import sandbox_for

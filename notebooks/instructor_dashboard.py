@@ -260,7 +260,8 @@ explore(draw_stuck, assignment=choice("puzzle", list(rows_of)), hidden=tick("hid
 # ## 5 · Time
 #
 # What is recorded is the grader's time for each submission: it tells who waits for whom, and finds loops that never end (they
-# run into the limit for a cell). How long a *learner* worked, and on which part, nobody records.
+# run into the limit for a cell). Below it, the median time of each part, its hole and its hidden tests: where a class keeps the
+# grader busy. How long a *learner* worked, and on which part, nobody records.
 
 
 # %% tags=["drawing"]
@@ -280,6 +281,20 @@ def draw_time(assignment: str, hidden: bool) -> None:
         axes.legend(frameon=False, loc="lower right")
         notes = [f"{name}: {row.result.notes[0]}" for name, row in zip(names, rows, strict=True) if row.result.notes]
         p.caption = "\n".join([f"{sum(seconds):.1f} s in all.", *notes[:8]])
+    draw_part_times(assignment)
+
+
+def draw_part_times(assignment: str) -> None:
+    took = insight.part_seconds(rows_of[assignment])
+    slowest = max(took, key=lambda title: took[title], default="none")
+    alt = f"Bars of the median time of each part; the slowest is '{slowest}'."
+    with picture("Median seconds by part", alt, size=(9, 1.4 + 0.28 * len(took))) as p:
+        bars = p.axes[0].barh(
+            [textwrap.shorten(title, 40) for title in took], took.values(), color=GREEN, edgecolor=BLACK
+        )
+        p.axes[0].bar_label(bars, [f"{each:.2f}" for each in took.values()], padding=3)
+        p.axes[0].set(xlabel="seconds", xlim=(0, 1.15 * max(*took.values(), 0.01)))
+        p.axes[0].invert_yaxis()
 
 
 # %%

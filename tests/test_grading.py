@@ -102,6 +102,19 @@ def test_graded_notebooks_hold_the_referees_report(sample):
         assert "0 of" in text.text
 
 
+def test_every_submission_has_a_log(sample):
+    for student, graded in sample.graded.items():
+        text = (sample.course.root / "logs" / student / f"{PUZZLE}.log").read_text()
+        assert f"{graded.result.status}: {graded.result.score:g} of 100 points" in text
+        assert f"seed {SEED}" in text
+        assert all(verdict.message in text for verdict in graded.result.verdicts)
+        assert all(note in text for note in graded.result.notes)
+    log = (sample.course.root / "logs" / "gus_never_ending" / f"{PUZZLE}.log").read_text()
+    first = PARTS[0]
+    seconds = float(next(line for line in log.splitlines() if first.title in line).split(", ")[-1].removesuffix(" s"))
+    assert seconds > 10, "the log says where the time went"
+
+
 def test_a_rerun_grades_nothing_twice_and_a_changed_file_again(sample, tmp_path):
     course = copy_of(sample, tmp_path, "ada_reference", "ben_blank")
     again = list(grade_course(course, list(course.submissions()), SEED + 1))
@@ -156,9 +169,12 @@ def test_a_late_submission_is_recorded_with_its_timestamp(sample, tmp_path):
     course = copy_of(sample, tmp_path, "hal_damaged")
     folder = course.root / "submitted" / "hal_damaged" / PUZZLE
     (folder / "timestamp.txt").write_text("2026-01-02 03:04:05 UTC")
+    (folder / "submission_secret.txt").write_text("secret")
     list(grade_course(course, list(course.submissions()), SEED, force=True))
     with Gradebook(course.db_url) as book:
         assert str(book.find_submission(PUZZLE, "hal_damaged").timestamp) == "2026-01-02 03:04:05"
+    kept = {path.name for path in course.autograded(next(course.submissions())).parent.iterdir()}
+    assert {"timestamp.txt", "submission_secret.txt"} <= kept, "nbgrader's exchange needs both"
 
 
 def test_the_report_shows_everyone_and_escapes_what_they_wrote(sample, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from autograder import insight
 from autograder.report import graded_rows, summaries
 from autograder.sandbox import Limits
+from puzzles import catalog
 from puzzles.show import LOOKS
 from tests.conftest import PUZZLE, SEED
 
@@ -27,6 +28,19 @@ def test_every_lost_part_is_one_mistake_of_one_student(rows):
     assert any("dan_plausible" in each.students for each in recognised), "dan's mistakes are well known"
     first_of_equal = [each.reason in plain for each in found if len(each.students) == 1]
     assert first_of_equal == sorted(first_of_equal)
+
+
+def test_the_time_of_a_part_is_known_to_those_who_reached_it(rows):
+    took = insight.part_seconds(rows)
+    assert list(took) == [part.title for part in catalog.puzzle(PUZZLE).parts]
+    assert all(0 < seconds < 5 for seconds in took.values()), "a median does not see the one endless loop"
+    endless = next(row.result for row in rows if row.submission.student == "gus_never_ending")
+    first = catalog.puzzle(PUZZLE).parts[0].id
+    assert endless.part_seconds[first] > 10
+    assert sum(endless.part_seconds.values()) < endless.seconds
+    refused = next(row.result for row in rows if row.submission.student == "hal_damaged")
+    assert refused.part_seconds == {}
+    assert insight.part_seconds([]) == {}
 
 
 def test_stuck_is_who_tried_and_lacks_what_most_have(rows):

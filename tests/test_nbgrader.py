@@ -69,6 +69,13 @@ def test_feedback_shows_messages_and_no_hidden_test(stock):
 
 
 @pytest.mark.slow
+def test_formgrader_shows_the_mark_scheme_and_feedback_does_not(stock):
+    heading = "For the marker only"
+    assert heading in stock.autograded(next(stock.submissions(PUZZLE, "ben_blank"))).read_text()
+    assert not [page for page in (stock.root / "feedback").rglob("*.html") if heading in page.read_text()]
+
+
+@pytest.mark.slow
 def test_validate_passes_the_source_and_fails_the_release(stock):
     assert "Success" in nbgrader(stock, "validate", f"source/{PUZZLE}/{PUZZLE}.ipynb")
     said = nbgrader(stock, "validate", f"release/{PUZZLE}/{PUZZLE}.ipynb")
