@@ -47,9 +47,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(root: Path, home: Path, **environment: str) -> Iterator[Server]:
+def serve(root: Path, home: Path, start: Path | None = None, /, **environment: str) -> Iterator[Server]:
     """A JupyterLab over the folder `root`, with settings and run-time files in `home` and nothing of the user's. It
-    starts there, so that an nbgrader course in `root` is found. It ends with the block, kernels included."""
+    starts in `start`, or in `root` itself, so that an nbgrader course there is found. It ends with the block, kernels
+    included."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -75,7 +76,7 @@ def serve(root: Path, home: Path, **environment: str) -> Iterator[Server]:
     with server.log.open("wb") as log:
         process = subprocess.Popen(
             command,
-            cwd=root,
+            cwd=start or root,
             env=os.environ | {name: str(folder) for name, folder in folders.items()} | {"PATH": path} | environment,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -119,9 +120,14 @@ class Notebook:
 
     @classmethod
     def open(cls, page: Any, server: Server, path: str) -> "Notebook":
-        """Open the notebook `path` and wait for its kernel, and until it can show widgets."""
+        """Open the notebook `path` in a window of its own."""
         # a workspace of its own: JupyterLab would open the notebooks of earlier tests again, beside this one
         page.goto(server.address(f"lab/workspaces/{secrets.token_hex(8)}/tree/{path}"))
+        return cls.wait_for(page, path)
+
+    @classmethod
+    def wait_for(cls, page: Any, path: str) -> "Notebook":
+        """The notebook `path` that is being opened, as soon as it has its kernel and can show widgets."""
         page.wait_for_function(
             """path => {
                 const panel = window.jupyterapp?.shell?.currentWidget;
@@ -160,6 +166,37 @@ class Notebook:
     def cells(self) -> Any:
         """All code cells, as a locator."""
         return self.page.locator(".jp-CodeCell")
+
+    def cell(self, name: str) -> Any:
+        """The cell nbgrader calls `name`: a part's id for its hole, check-ID for its check, plot-ID for its picture."""
+        number = self.page.evaluate(
+            """name => window.jupyterapp.shell.currentWidget.content.widgets.findIndex(
+                cell => cell.model.getMetadata('nbgrader')?.grade_id === name)""",
+            name,
+        )
+        assert number >= 0, f"the notebook has no cell {name}"
+        return self.page.locator(".jp-NotebookPanel:visible .jp-Notebook-cell").nth(number)
+
+    def output(self, name: str) -> Any:
+        """What the cell nbgrader calls `name` shows below it."""
+        return self.cell(name).locator(".jp-Cell-outputArea")
+
+    def type_over_stub(self, code: str) -> None:
+        """With the cursor in a hole: replace the stub's last line by `code`, key by key. Lines begin where the stub's
+        did; the editor indents."""
+        for keys in ("Control+End", "Shift+Home"):
+            self.page.keyboard.press(keys)
+        self.page.keyboard.type(code)
+
+    def validate(self, seconds: float = 120) -> str:
+        """Press nbgrader's Validate button and return what it says."""
+        self.page.get_by_role("button", name="Validate").click()
+        dialog = self.page.locator(".jp-Dialog")
+        dialog.wait_for(timeout=seconds * 1000)
+        said = dialog.inner_text()
+        dialog.get_by_role("button", name="OK").click()
+        dialog.wait_for(state="detached")
+        return said
 
     def troubles(self) -> list[str]:
         """Tracebacks, anything on stderr, and widgets that could not be shown."""
