@@ -160,6 +160,7 @@ def to_json(student: str, assignment: str, result: Result) -> dict[str, Any]:
         "max": result.max,
         "status": result.status,
         "seconds": round(result.seconds, 2),
+        "cpu_seconds": round(result.cpu_seconds, 3),
         "notes": list(result.notes),
         "parts": [
             verdict_json(verdict) | {"seconds": round(result.part_seconds.get(verdict.part, 0.0), 3)}

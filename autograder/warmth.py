@@ -22,6 +22,8 @@ ALWAYS = (
     "puzzles.checks",
     "puzzles.submit",
 )
+# a second of imports, which torch puts off until the first optimizer is made
+WITH_OPTIMIZERS = "torch._dynamo"
 
 
 def sandbox_for(puzzle_id: str, course: Path = catalog.ROOT, without: Iterable[str] = ()) -> Sandbox:
@@ -42,12 +44,16 @@ def first_warm(course: Path, assignment: str | None, student: str | None) -> dic
 
 
 def imports_of(notebook: Mapping[str, Any]) -> list[str]:
-    """The modules a notebook's code cells import, wherever in the code, but for cells that meet the oracle."""
+    """The modules a notebook's code cells import, wherever in the code, but for cells that meet the oracle; and what
+    optimizers import, if they speak of one."""
     names: list[str] = []
     for cell in notebook["cells"]:
         if cell["cell_type"] != "code" or ORACLE_TAG in cell["metadata"].get("tags", []):
             continue
-        for node in ast.walk(ast.parse("".join(cell["source"]))):
+        code = "".join(cell["source"])
+        if "optim" in code:
+            names.append(WITH_OPTIMIZERS)
+        for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Import):
                 names += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -36,7 +36,7 @@ def shell(imports: list[str]) -> Shell:
 
 
 def _first_calls() -> None:
-    """Call what is slow the first time: plots, autograd, attention, an optimizer, what shows a result."""
+    """Call what is slow the first time: plots, autograd, attention, modules leaving meta, what shows a result."""
     import matplotlib.pyplot as plt
     import torch
     import torch.nn.functional as F
@@ -56,7 +56,6 @@ def _first_calls() -> None:
         plt.close(plt.figure())
         weight = torch.zeros(1, 1, 4, 4, requires_grad=True)
         loss = F.scaled_dot_product_attention(weight, weight, weight).sum()
-        optimizer = torch.optim.AdamW([weight])
         loss.backward()
-        optimizer.step()
+        torch.nn.Linear(1, 1, device="meta").to_empty(device="cpu")
         format_display_data(weight)
