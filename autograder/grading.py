@@ -112,7 +112,8 @@ def unit_of(
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{60 * task.speed:.0f} a minute" if task.speed else "", style="progress.data.speed")
+        speed = task.finished_speed or task.speed
+        return Text(f"{60 * speed:.0f} a minute" if speed else "", style="progress.data.speed")
 
 
 def progress_bar() -> Progress:
